@@ -1,0 +1,151 @@
+"""`data/catalog.toml`: which datasets exist, where their snapshots lie, and how they are scored.
+
+A snapshot is one dataset file; its name is the file's stem (`2026w47.json` -> `2026w47`), snapshots are in the order of names.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from evalvault_pipeline.cases.batches import recommended_batch_size
+from evalvault_pipeline.cases.loading import READERS, DatasetSummary
+from evalvault_pipeline.errors import InvalidCatalog, UnknownDataset, UnknownSnapshot
+
+NAME = re.compile(r"[a-z0-9_]+")
+SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DatasetSpec(BaseModel):
+    """One dataset of the catalog. `folder` is where `files` is looked up; the loader sets it and `name`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    folder: Path
+    files: str = Field(description="Where the snapshots lie: a glob, seen from the catalog's folder.")
+    language: Literal["ko", "en", "auto"] = Field("auto", description="Language of the texts; `auto` looks at the questions.")
+    description: str = Field("", description="One sentence for the Dagster UI.")
+    owners: tuple[str, ...] = Field((), description="Dagster owners: `team:name` or an e-mail address.")
+    metrics: tuple[str, ...] = Field(min_length=1, description="What is measured, by the names of `evalvault metrics`.")
+    thresholds: dict[str, Share] = Field({}, description="Metric -> least value that passes; a dataset file's own come first.")
+    batch_size: Annotated[int, Field(ge=1)] | None = Field(None, description="Cases per partition; default: by dataset size.")
+    partitions_per_run: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Batches that one Dagster run of a backfill takes; default: all of a snapshot."
+    )
+    min_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_MIN_PASS_RATE for this dataset.")
+
+    @field_validator("thresholds")
+    @classmethod
+    def _thresholds_of_metrics(cls, value: dict[str, float]) -> dict[str, float]:
+        return dict(sorted(value.items()))
+
+    def snapshots(self) -> dict[str, Path]:
+        """Snapshot -> file, in the order of names. Files of other formats are passed over."""
+        files = [file for file in self.folder.glob(self.files) if file.is_file() and file.suffix.lower() in READERS]
+        found: dict[str, Path] = {}
+        for file in sorted(files, key=lambda item: (item.stem, item.suffix)):
+            if not SNAPSHOT_NAME.fullmatch(file.stem):
+                raise InvalidCatalog(f"{file}: a snapshot's name is made of letters, digits, `_`, `.` and `-`. Rename it.")
+            if file.stem in found:
+                raise InvalidCatalog(
+                    f"{file} and {found[file.stem].name} are both snapshot `{file.stem}` of `{self.name}`. Rename one."
+                )
+            found[file.stem] = file
+        return found
+
+    def snapshot_file(self, snapshot: str) -> Path:
+        known = self.snapshots()
+        if snapshot not in known:
+            raise UnknownSnapshot(self.name, snapshot, known=known)
+        return known[snapshot]
+
+
+class Catalog(BaseModel):
+    """All datasets by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    datasets: dict[str, DatasetSpec]
+
+    def dataset(self, name: str) -> DatasetSpec:
+        if name not in self.datasets:
+            raise UnknownDataset(name, known=self.datasets)
+        return self.datasets[name]
+
+    def owner_of(self, file: Path) -> DatasetSpec | None:
+        """The dataset whose snapshot `file` is."""
+        resolved = file.resolve()
+        for spec in self.datasets.values():
+            if any(snapshot.resolve() == resolved for snapshot in spec.snapshots().values()):
+                return spec
+        return None
+
+
+def batch_size_of(spec: DatasetSpec | None, summary: DatasetSummary) -> int:
+    """Cases per batch: the catalog's, else by the size of the dataset."""
+    return (spec.batch_size if spec else None) or recommended_batch_size(summary.case_count)
+
+
+def language_of(spec: DatasetSpec | None, summary: DatasetSummary) -> str:
+    """The language of the texts: the catalog's, else that of the questions."""
+    return spec.language if spec and spec.language != "auto" else summary.language
+
+
+def load_catalog(path: Path) -> Catalog:
+    """Read a catalog. Raises InvalidCatalog with file, line and remedy."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidCatalog(
+            f"There is no catalog {path}. Create it (docs/datasets.md), or name another with EVALVAULT_CATALOG."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidCatalog(f"{path} cannot be read: {error}. Save it as UTF-8.") from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidCatalog(f"{path}: not valid TOML: {error}. Mend it there.") from None
+    unknown = set(content) - {"datasets"}
+    if unknown:
+        name = sorted(unknown)[0]
+        raise InvalidCatalog(f"{path}:{_line_of(text, name)}: unknown table `{name}`. Datasets stand in [datasets.<name>].")
+    tables = content.get("datasets", {})
+    if not isinstance(tables, dict):
+        raise InvalidCatalog(f"{path}: `datasets` is no table. Write [datasets.<name>].")
+    specs = {name: _spec(path, text, name, table) for name, table in tables.items()}
+    return Catalog(path=path, datasets=specs)
+
+
+def _spec(path: Path, text: str, name: str, table: object) -> DatasetSpec:
+    start = _line_of(text, f"datasets.{name}")
+    if not NAME.fullmatch(name):
+        raise InvalidCatalog(
+            f"{path}:{start}: `{name}` cannot name a dataset; a name is made of a-z, 0-9 and `_`. "
+            "(It names Dagster groups and sensors too.)"
+        )
+    if not isinstance(table, dict):
+        raise InvalidCatalog(f"{path}:{start}: `datasets.{name}` is no table. Write [datasets.{name}].")
+    try:
+        return DatasetSpec.model_validate({**table, "name": name, "folder": path.parent})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        line = _line_of(text, str(first["loc"][-1]), after=start)
+        known = sorted(set(DatasetSpec.model_fields) - {"name", "folder"})
+        hint = f"Known keys: {', '.join(known)}." if first["type"] == "extra_forbidden" else "See docs/datasets.md."
+        raise InvalidCatalog(f"{path}:{line}: datasets.{name}: {key}: {first['msg']}. {hint}") from None
+
+
+def _line_of(text: str, word: str, *, after: int = 1) -> int:
+    lines = text.splitlines()
+    for number, line in enumerate(lines[after - 1 :], start=after):
+        if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", line.split("#")[0]):
+            return number
+    return after

@@ -1,0 +1,314 @@
+"""Read dataset files: one function per format, streaming, every bad row named with its line.
+
+A file is read twice: `inspect_dataset` checks all of it before anything is scored, `read_cases` then streams the cases.
+What makes a row a case stands in `rows.py`, encodings and JSON syntax in `text_files.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalvault_pipeline.cases.model import DatasetHeader, EvalCase, RowProblem
+from evalvault_pipeline.cases.rows import (
+    ALIASES,
+    REQUIRED,
+    THRESHOLD_PREFIX,
+    case_from_row,
+    threshold_of,
+    with_canonical_names,
+)
+from evalvault_pipeline.cases.text_files import MAX_CASE_CHARS, JsonReader, bounded_lines, detect_encoding
+from evalvault_pipeline.errors import MalformedCases, UnreadableFile
+
+Row = tuple[int, Any]  # (line, the raw row or what is wrong with it)
+HeaderItems = dict[str, tuple[int, Any]]  # key -> (line, value), filled while the rows are read
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """A dataset file, read once to its end. `digest` is a sha256 over ids and contents of its cases, in order."""
+
+    path: Path
+    header: DatasetHeader
+    case_count: int
+    problems: tuple[RowProblem, ...]
+    digest: str
+    hangul_share: float
+
+    @property
+    def language(self) -> str:
+        """`ko` where at least a tenth of the letters of the questions are Hangul, else `en`."""
+        return "ko" if self.hangul_share >= 0.1 else "en"
+
+
+def inspect_dataset(path: Path, *, strict: bool = True) -> DatasetSummary:
+    """Check a dataset file.
+
+    Raises UnreadableFile where the file as a whole cannot be used, MalformedCases (strict) where rows cannot.
+    """
+    items: HeaderItems = {}
+    problems: list[RowProblem] = []
+    content = ContentDigest()
+    count = hangul = letters = 0
+    for entry in _entries(path, items):
+        if isinstance(entry, RowProblem):
+            problems.append(entry)
+            continue
+        count += 1
+        content.add(entry)
+        hangul += sum("가" <= char <= "힣" for char in entry.question)
+        letters += sum(map(str.isalpha, entry.question))
+    if problems and strict:
+        raise MalformedCases(str(path), problems)
+    if not count:
+        remedy = f"All of its {len(problems)} rows are bad." if problems else "Write at least one."
+        raise UnreadableFile(f"{path} has no cases. {remedy}")
+    return DatasetSummary(
+        path=path,
+        header=_header(path, items),
+        case_count=count,
+        problems=tuple(problems),
+        digest=content.hexdigest(),
+        hangul_share=hangul / letters if letters else 0.0,
+    )
+
+
+def read_cases(path: Path) -> Iterator[EvalCase]:
+    """The good cases of a file, in order; bad rows are left out (`inspect_dataset` names them)."""
+    return (entry for entry in _entries(path, {}) if isinstance(entry, EvalCase))
+
+
+class ContentDigest:
+    """sha256 over ids and contents of cases, in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, case: EvalCase) -> None:
+        self._hash.update(f"{case.case_id}\x1f{case.digest}\n".encode())
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _entries(path: Path, items: HeaderItems) -> Iterator[EvalCase | RowProblem]:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        known = ", ".join(READERS)
+        raise UnreadableFile(f"{path}: no dataset format ends in `{path.suffix}`. Save it as one of: {known}")
+    if not path.is_file():
+        raise UnreadableFile(f"{path}: no such file. Check the path; the catalog's datasets: evalvault catalog check")
+    first_line: dict[str, int] = {}
+    cells = path.suffix.lower() in TABLES
+    for line, row in reader(path, items):
+        if isinstance(row, RowProblem):
+            yield row
+            continue
+        case = case_from_row(row, path=str(path), line=line, cells=cells)
+        if isinstance(case, list):
+            yield from case
+        elif case.case_id in first_line:
+            found = f"`{case.case_id}` stands in line {first_line[case.case_id]} too"
+            yield RowProblem(path=str(path), line=line, field="id", found=found, remedy="Give every case an id of its own.")
+        else:
+            first_line[case.case_id] = line
+            yield case
+
+
+def _read_json(path: Path, items: HeaderItems) -> Iterator[Row]:
+    with path.open(encoding=detect_encoding(path)) as handle:
+        json_file = JsonReader(path, handle)
+        if json_file.peek() == "[":
+            yield from json_file.items()
+        else:
+            yield from _read_json_object(path, json_file, items)
+        json_file.end()
+
+
+def _read_json_object(path: Path, json_file: JsonReader, items: HeaderItems) -> Iterator[Row]:
+    found = False
+    json_file.take("{")
+    ended = json_file.peek() == "}"
+    if ended:
+        json_file.take("}")
+    while not ended:
+        _line, key = json_file.value()
+        json_file.take(":")
+        if key == "test_cases" and json_file.peek() == "[":
+            found = True
+            yield from json_file.items()
+        else:
+            items[str(key)] = json_file.value()
+        ended = json_file.peek() == "}"
+        json_file.take(",}")
+    if not found:
+        if "conversations" in items:
+            raise UnreadableFile(f"{path}: holds conversations of several turns. Write one case per turn under `test_cases`.")
+        raise UnreadableFile(f'{path}: has no list `test_cases`. Write {{"test_cases": [...]}} or a list of cases.')
+
+
+def _read_json_lines(path: Path, items: HeaderItems) -> Iterator[Row]:
+    with path.open(encoding=detect_encoding(path)) as handle:
+        for number, line in bounded_lines(handle):
+            if line is None:
+                yield number, _too_long(path, number)
+            elif line.strip():
+                try:
+                    yield number, json.loads(line)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    yield number, _bad_row(path, number, "case", f"is not valid JSON: {error}", "Write one object per line.")
+
+
+def _read_csv(path: Path, items: HeaderItems) -> Iterator[Row]:
+    csv.field_size_limit(MAX_CASE_CHARS)
+    too_long: list[int] = []
+    with path.open(encoding=detect_encoding(path), newline="") as handle:
+
+        def lines() -> Iterator[str]:
+            for number, line in bounded_lines(handle):
+                if line is None:
+                    too_long.append(number)
+                yield "\n" if line is None else line
+
+        table = csv.reader(lines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        header: list[str] | None = None
+        while True:
+            started = table.line_num + 1
+            problem: RowProblem | None = None
+            cells: list[str] = []
+            try:
+                cells = next(table)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                remedy = 'Put text with quotes in quotes, and write each quote inside it twice: "".'
+                problem = _bad_row(path, started, "row", f"is not valid CSV: {error}", remedy)
+            for number in too_long:
+                yield number, _too_long(path, number)
+            too_long.clear()
+            if problem:
+                yield started, problem
+            elif not any(cell.strip() for cell in cells):
+                continue
+            elif header is None:
+                header = _columns(path, cells)
+            elif len(cells) != len(header):
+                found = f"has {len(cells)} cells, the header has {len(header)}"
+                yield started, _bad_row(path, started, "row", found, "Put text with commas in quotes.")
+            else:
+                row = dict(zip(header, cells, strict=True))
+                _collect_thresholds(path, started, row, items)
+                yield started, row
+
+
+def _read_xlsx(path: Path, items: HeaderItems) -> Iterator[Row]:
+    from zipfile import BadZipFile
+
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        workbook = load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, InvalidFileException, KeyError, ValueError, OSError) as error:
+        raise UnreadableFile(f"{path}: is no workbook that can be opened ({error}). Save it again as .xlsx.") from None
+    try:
+        header: list[str] | None = None
+        for number, cells in enumerate(workbook.worksheets[0].iter_rows(values_only=True), start=1):
+            if all(cell is None or cell == "" for cell in cells):
+                continue
+            if header is None:
+                header = _columns(path, ["" if cell is None else str(cell) for cell in cells])
+                continue
+            row = {name: cell for name, cell in zip(header, cells, strict=False) if name}
+            _collect_thresholds(path, number, row, items)
+            yield number, row
+    finally:
+        workbook.close()
+
+
+def _read_parquet(path: Path, items: HeaderItems) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableFile(f"{path}: is no Parquet file that can be opened ({error}). Write it again.") from None
+    with file:
+        _columns(path, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                _collect_thresholds(path, number, row, items)
+                yield number, row
+
+
+READERS: Mapping[str, Callable[[Path, HeaderItems], Iterator[Row]]] = {
+    ".json": _read_json,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".xlsx": _read_xlsx,
+    ".parquet": _read_parquet,
+}
+TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
+
+
+def _columns(path: Path, names: list[str]) -> list[str]:
+    columns = [name.strip() for name in names]
+    named = [name for name in columns if name]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise UnreadableFile(f"{path}:1: the column `{twice[0]}` stands there twice. Rename one.")
+    missing = [name for name in REQUIRED if name not in with_canonical_names(dict.fromkeys(named))]
+    if missing:
+        also = ", ".join(f"{theirs} for {ours}" for theirs, ours in ALIASES.items())
+        raise UnreadableFile(
+            f"{path}:1: the columns {', '.join(missing)} are missing; found: {', '.join(named) or 'none'}. "
+            f"Add them (ragas's names are fine too: {also})."
+        )
+    return columns
+
+
+def _collect_thresholds(path: Path, line: int, row: Mapping[str, Any], items: HeaderItems) -> None:
+    for name in row:
+        if isinstance(name, str) and name.startswith(THRESHOLD_PREFIX):
+            metric = name.removeprefix(THRESHOLD_PREFIX)
+            value = threshold_of(metric, row[name], path=str(path), line=line)
+            if value is None:
+                continue
+            seen_line, seen = items.setdefault(name, (line, value))
+            if seen != value:
+                raise UnreadableFile(f"{path}:{line}: {name}: is {value}, in line {seen_line} it is {seen}. Write one value.")
+
+
+def _header(path: Path, items: HeaderItems) -> DatasetHeader:
+    texts = {name: str(items[name][1]) for name in ("name", "version", "description") if items.get(name, (0, None))[1]}
+    metadata = items.get("metadata", (1, None))[1]
+    line, declared = items.get("thresholds", (1, None))
+    if not isinstance(declared, Mapping | None):
+        raise UnreadableFile(f'{path}:{line}: thresholds: is no object. Write {{"metric": 0.7}}.')
+    wanted = {str(name): (line, value) for name, value in (declared or {}).items()}
+    wanted |= {name.removeprefix(THRESHOLD_PREFIX): item for name, item in items.items() if name.startswith(THRESHOLD_PREFIX)}
+    thresholds = {name: threshold_of(name, value, path=str(path), line=line) for name, (line, value) in wanted.items()}
+    return DatasetHeader(
+        **{"name": path.stem, **texts},
+        metadata=dict(metadata) if isinstance(metadata, Mapping) else {},
+        thresholds={name: value for name, value in thresholds.items() if value is not None},
+    )
+
+
+def _too_long(path: Path, line: int) -> RowProblem:
+    return _bad_row(path, line, "row", f"is longer than {MAX_CASE_CHARS:,} characters", "Cut the contexts into passages.")
+
+
+def _bad_row(path: Path, line: int, field: str, found: str, remedy: str) -> RowProblem:
+    return RowProblem(path=str(path), line=line, field=field, found=found, remedy=remedy)

@@ -1,0 +1,95 @@
+"""What is evaluated: a case, a dataset's header, a batch, and a row that cannot become a case.
+
+Pure values. Files are read in `loading.py`; a dataset's place in the catalog is `catalog.DatasetSpec`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+# Metadata that metrics read, and which therefore belongs to a case's content (scoring/metrics.py).
+SCORED_METADATA = ("answerable", "context_ids", "keywords", "reference_context_ids", "reference_contexts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCase:
+    """One question with the answer under test.
+
+    `contexts` are the retrieved passages in rank order; `ground_truth` is the reference answer, None where there is none.
+    `answer` may be empty: the system said nothing. Texts are in Unicode NFC without outer white space.
+    """
+
+    case_id: str
+    question: str
+    answer: str
+    contexts: tuple[str, ...] = ()
+    ground_truth: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over all that a metric can see: equal digests have equal scores. The id is not part of it."""
+        scored = {name: self.metadata[name] for name in SCORED_METADATA if name in self.metadata}
+        return _digest([self.question, self.answer, list(self.contexts), self.ground_truth, scored])
+
+    @cached_property
+    def input_digest(self) -> str:
+        """sha256 over what was asked (question and reference): the same in two releases of one dataset."""
+        return _digest([self.question, self.ground_truth])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetHeader:
+    """What a dataset file says about itself. `thresholds` holds what the file sets, metric -> [0, 1]."""
+
+    name: str
+    version: str = "1.0.0"
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A slice of a snapshot, scored as one Dagster partition. `index` counts from 1."""
+
+    dataset: str
+    snapshot: str
+    index: int
+    cases: tuple[EvalCase, ...]
+
+    @property
+    def key(self) -> str:
+        """The partition key: `2026w47/0003`."""
+        return batch_key(self.snapshot, self.index)
+
+
+def batch_key(snapshot: str, index: int) -> str:
+    return f"{snapshot}/{index:04d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowProblem:
+    """Why a row of a file is not a case: where it stands, what was found, and how to mend it.
+
+    `line` counts from 1 (in a spreadsheet: the row); for Parquet it is the row number, header not counted.
+    """
+
+    path: str
+    line: int
+    field: str
+    found: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.field}: {self.found}. {self.remedy}"
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,173 @@
+"""Text out of files that others wrote: encodings are recognised, lines are bounded, JSON is read value by value.
+
+Own code where a library would do, for one reason: the line number of every value, which an error message needs.
+What the text means stands in `loading.py`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from evalvault_pipeline.errors import UnreadableFile
+
+# One case of 16 Mi characters is no case: a context of a whole book has about 1 Mi.
+MAX_CASE_CHARS = 16 * 1024 * 1024
+CHUNK = 1024 * 1024
+BROKEN_UTF8_SHARE = 0.1
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def detect_encoding(path: Path) -> str:
+    """`utf-8-sig`, `utf-16` (only with a byte order mark) or `cp949`, of which EUC-KR is a part.
+
+    Reads the file once. Raises UnreadableFile for an empty file and for bytes that fit no encoding, with their line.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    if not head:
+        raise UnreadableFile(f"{path} is empty. Write at least one case, or remove the file.")
+    for bom, encoding in _BOMS:
+        if head.startswith(bom):
+            return encoding
+    broken = _first_undecodable_line(path, "utf-8")
+    if broken is None:
+        return "utf-8"
+    if _broken_share(path) < BROKEN_UTF8_SHARE:
+        raise UnreadableFile(f"{path}:{broken}: bytes that are not UTF-8, in a file that otherwise is. Save it as UTF-8.")
+    line = _first_undecodable_line(path, "cp949")
+    if line is not None:
+        raise UnreadableFile(f"{path}:{line}: bytes that are neither UTF-8 nor CP949 (EUC-KR). Save the file as UTF-8.")
+    return "cp949"
+
+
+def _first_undecodable_line(path: Path, encoding: str) -> int | None:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line = 1
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(CHUNK)
+            try:
+                line += decoder.decode(chunk, final=not chunk).count("\n")
+            except UnicodeDecodeError as error:
+                return line + bytes(error.object)[: error.start].count(b"\n")
+            if not chunk:
+                return None
+
+
+def _broken_share(path: Path) -> float:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    broken = foreign = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            text = decoder.decode(chunk)
+            broken += text.count("\ufffd")
+            foreign += sum(not piece.isascii() for piece in text)
+    return broken / max(foreign, 1)
+
+
+def bounded_lines(handle: TextIO) -> Iterator[tuple[int, str | None]]:
+    """(line number from 1, line with its end); None in place of a line longer than MAX_CASE_CHARS, which is not kept."""
+    number = 0
+    while line := handle.readline(MAX_CASE_CHARS):
+        number += 1
+        if len(line) < MAX_CASE_CHARS or line.endswith("\n"):
+            yield number, line
+            continue
+        while line and not line.endswith("\n"):
+            line = handle.readline(MAX_CASE_CHARS)
+        yield number, None
+
+
+class JsonReader:
+    """Reads a JSON file value by value, with a buffer no longer than its longest value needs."""
+
+    def __init__(self, path: Path, handle: TextIO) -> None:
+        self._path = path
+        self._handle = handle
+        self._buffer = ""
+        self._position = 0
+        self._line = 1
+        self._ended = False
+        self._decoder = json.JSONDecoder()
+
+    def peek(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            while self._position < len(self._buffer):
+                if not self._buffer[self._position].isspace():
+                    return self._buffer[self._position]
+                self._advance(self._position + 1)
+            if not self._fill(CHUNK):
+                return ""
+
+    def take(self, expected: str) -> None:
+        """Consume one of the characters in `expected`."""
+        found = self.peek()
+        if not found or found not in expected:
+            wanted = " or ".join(f"`{char}`" for char in expected)
+            raise self._error(f"expected {wanted}, found {f'`{found}`' if found else 'the end of the file'}")
+        self._advance(self._position + 1)
+
+    def end(self) -> None:
+        """Make sure that nothing follows."""
+        if found := self.peek():
+            raise self._error(f"`{found}` stands after the end of the value")
+
+    def value(self) -> tuple[int, Any]:
+        """(line of its first character, the next value)."""
+        if not self.peek():
+            raise self._error("the file ends where a value should stand")
+        line = self._line
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._position)
+            except json.JSONDecodeError as error:
+                cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - 8
+                if cut_off and self._grow(line):
+                    continue
+                at = self._line + self._buffer.count("\n", self._position, error.pos)
+                raise self._error(error.msg, line=at) from None
+            except RecursionError:
+                raise self._error("nested too deeply") from None
+            if end == len(self._buffer) and self._grow(line):
+                continue
+            self._advance(end)
+            return line, value
+
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """(line, element) for each element of the array that comes next."""
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        while True:
+            yield self.value()
+            ended = self.peek() == "]"
+            self.take(",]")
+            if ended:
+                return
+
+    def _grow(self, line: int) -> bool:
+        pending = len(self._buffer) - self._position
+        if pending > MAX_CASE_CHARS:
+            raise self._error(f"a value of more than {MAX_CASE_CHARS:,} characters", line=line)
+        return self._fill(max(CHUNK, pending))
+
+    def _fill(self, size: int) -> bool:
+        chunk = "" if self._ended else self._handle.read(size)
+        self._ended = not chunk
+        self._buffer = self._buffer[self._position :] + chunk
+        self._position = 0
+        return bool(chunk)
+
+    def _advance(self, position: int) -> None:
+        self._line += self._buffer.count("\n", self._position, position)
+        self._position = position
+
+    def _error(self, message: str, line: int | None = None) -> UnreadableFile:
+        return UnreadableFile(f"{self._path}:{line or self._line}: not valid JSON: {message}. Mend the file there.")

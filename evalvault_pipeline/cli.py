@@ -1,0 +1,240 @@
+"""`evalvault …`: a thin command line over the same functions that stand behind the Dagster assets.
+
+Every import of weight is inside a command, so that `--help` is quick. Exit codes: 0 fine, 1 the quality gate failed,
+2 wrong usage, setting or data, 3 judge or service unreachable.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalvault_pipeline import __version__
+from evalvault_pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
+    from evalvault_pipeline.settings import Settings
+
+app = typer.Typer(
+    name="evalvault",
+    help="Score RAG answers in batches and know whether they got worse.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
+
+Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod or openai; over EVALVAULT_PROFILE.")]
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="A dataset: .json, .jsonl, .csv, .tsv, .xlsx or .parquet.")],
+    metrics: Annotated[
+        str, typer.Option("--metrics", "-m", help="Comma-separated; default: those of the file's dataset in the catalog.")
+    ] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write results.json here.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the report as Markdown here.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Cases per batch; default: by size.")] = None,
+    parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Score on every core, from 500 cases on.")] = True,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", min=0.0, max=1.0, help="One threshold for every metric.")
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows/--strict", help="Score the good rows and count the bad, or refuse the file.")
+    ] = False,
+    fresh: Annotated[str, typer.Option("--fresh", help="Score these metrics again, or `all`; the store is not asked.")] = "",
+    cases: Annotated[int, typer.Option("--cases", min=0, max=20, help="How many of the worst cases to show.")] = 10,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A log line per batch.")] = False,
+    profile: Profile = None,
+) -> None:
+    """Score a dataset file: deterministic metrics here and now, LLM metrics by the judge of the profile."""
+    from evalvault_pipeline.evaluate import evaluate_file
+    from evalvault_pipeline.logs import configure_logging
+    from evalvault_pipeline.publishing.markdown import report_markdown
+    from evalvault_pipeline.publishing.results_file import replacing, write_results
+    from evalvault_pipeline.publishing.terminal import print_report
+
+    configure_logging(verbose=verbose)
+    settings = _settings(profile)
+    console = _console()
+    _say_profile(settings, console)
+    spec = _dataset_of(file, settings)
+    wanted = metrics.split(",") if metrics else []
+    known = wanted or list(spec.metrics if spec else ())
+    with (
+        ProgressBar(verbose) as tell,
+        evaluate_file(
+            file,
+            settings=settings,
+            spec=spec,
+            metrics=wanted,
+            batch_size=batch_size,
+            parallel=parallel,
+            threshold=threshold,
+            strict=not skip_bad_rows,
+            fresh=known if fresh == "all" else [name for name in fresh.split(",") if name],
+            progress=tell,
+        ) as result,
+    ):
+        tell.stop()
+        print_report(result, console, cases=cases)
+        console.print(_store_line(result.computed, result.reused, settings.score_store_url), soft_wrap=True)
+        if output:
+            write_results(output, result)
+            console.print(f"results: {output}", soft_wrap=True)
+        if report:
+            with replacing(report) as markdown:
+                markdown.write(report_markdown(result))
+            console.print(f"report:  {report}", soft_wrap=True)
+
+
+@app.command()
+def metrics(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these.")] = None,
+) -> None:
+    """List the metrics: what each needs, costs and measures, and its default threshold."""
+    from evalvault_pipeline.publishing.terminal import print_metrics
+    from evalvault_pipeline.scoring.metrics import METRICS, metrics_by_name
+
+    print_metrics(metrics_by_name(names) if names else METRICS.values(), _console())
+
+
+@catalog_app.command("check")
+def catalog_check() -> None:
+    """Read the catalog and every snapshot in it, and say what is wrong."""
+    from evalvault_pipeline.publishing.terminal import print_catalog
+    from evalvault_pipeline.reporting.catalog_check import check_catalog
+
+    settings = _settings(None)
+    console = _console()
+    _say_profile(settings, console)
+    states = list(check_catalog(_catalog(settings)))
+    print_catalog(states, console, title=str(settings.catalog))
+    if any(state.problem for state in states):
+        raise typer.Exit(2)
+
+
+@app.command()
+def backfill(
+    dataset: Annotated[str, typer.Argument(help="A dataset of the catalog.")],
+    start: Annotated[str | None, typer.Option("--from", help="First snapshot; default: the oldest.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Last snapshot; default: the newest.")] = None,
+    profile: Profile = None,
+) -> None:
+    """Score a dataset's snapshots through Dagster, one run and one report each; the UI shows them."""
+    from evalvault_pipeline.defs.launch import evaluate_snapshots
+
+    settings = _settings(profile)
+    console = _console()
+    _say_profile(settings, console)
+    spec = _catalog(settings).dataset(dataset)
+    known = list(spec.snapshots())
+    for name in (start, end):
+        if name is not None:
+            spec.snapshot_file(name)
+    chosen = [name for name in known if (start is None or name >= start) and (end is None or name <= end)]
+    if not chosen:
+        raise typer.BadParameter(f"no snapshot of {dataset} lies from {start} to {end}; there are: {', '.join(known)}")
+    failed = []
+    for outcome in evaluate_snapshots(dataset, chosen, settings=settings):
+        console.print(outcome.line, soft_wrap=True)
+        if not outcome.ok:
+            failed.append(outcome.snapshot)
+    if failed:
+        console.print(f"failed: {', '.join(failed)}", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """The console script: one line per error, and the exit code that goes with it."""
+    try:
+        app()
+    except PipelineError as error:
+        print(f"evalvault: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, `head` say, has seen enough
+        sys.exit(0)
+
+
+def _settings(profile: str | None) -> Settings:
+    from evalvault_pipeline.settings import load_settings
+
+    overrides: dict[str, Any] = {"EVALVAULT_PROFILE": profile} if profile else {}
+    return load_settings(**overrides)
+
+
+def _catalog(settings: Settings) -> Catalog:
+    from evalvault_pipeline.cases.catalog import load_catalog
+
+    return load_catalog(settings.catalog)
+
+
+def _dataset_of(file: Path, settings: Settings) -> DatasetSpec | None:
+    return _catalog(settings).owner_of(file) if settings.catalog.exists() else None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _say_profile(settings: Settings, console: Console) -> None:
+    chosen = "" if "profile_name" in settings.model_fields_set else " (default)"
+    judge = "no judge, LLM metrics stay unmeasured" if settings.profile.provider is None else f"judge {settings.profile.judge}"
+    console.print(f"profile {settings.profile.name}{chosen}: {judge}", soft_wrap=True)
+
+
+def _store_line(computed: int, reused: int, url: str) -> str:
+    place = url.rpartition("@")[2] if "@" in url else url
+    if not computed and reused:
+        return f"nothing computed: all {reused} scores were in the score store ({place})"
+    return f"{computed} scores computed, {reused} taken from the score store ({place})"
+
+
+class ProgressBar:
+    """A progress bar on standard error; none where that is no terminal, or where log lines tell the same."""
+
+    def __init__(self, verbose: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=verbose or not console.is_terminal)
+        self._task: Any = None
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task("scoring", total=total)
+        self._bar.update(self._task, completed=done)
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+if __name__ == "__main__":
+    main()

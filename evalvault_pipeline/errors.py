@@ -1,0 +1,109 @@
+"""Every exception of the package.
+
+    PipelineError                   exit code 2: wrong usage, setting or data
+    ├── MissingSetting              a setting that the profile cannot do without
+    ├── InvalidSetting              a setting whose value cannot be used
+    ├── InvalidCatalog              data/catalog.toml says something that cannot be meant
+    │   └── UnknownDataset
+    ├── UnknownMetric
+    ├── UnknownSnapshot
+    ├── UnreadableFile              the file as a whole: missing, empty, unknown format or encoding
+    ├── MalformedCases              rows of a dataset file, each named with its line
+    └── ServiceUnavailable          exit code 3: something that we need does not answer
+        └── ScoreStoreUnavailable
+
+What is wrong with one case is data (`cases.model.RowProblem`), not an exception, until a caller refuses the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evalvault_pipeline.cases.model import RowProblem
+
+
+class PipelineError(Exception):
+    """Base of all that this package raises on purpose; its text is written for the person who reads it."""
+
+    exit_code = 2
+
+
+class MissingSetting(PipelineError):
+    """A setting that the chosen profile cannot do without."""
+
+    def __init__(self, name: str, *, profile: str) -> None:
+        super().__init__(
+            f"`{name}` is not set, and profile `{profile}` needs it. "
+            f"Export it, or choose a profile that needs no key: EVALVAULT_PROFILE=offline"
+        )
+
+
+class InvalidSetting(PipelineError):
+    """A setting whose value cannot be used."""
+
+
+class InvalidCatalog(PipelineError):
+    """The dataset catalog cannot be read as meant."""
+
+
+class UnknownDataset(InvalidCatalog):
+    """A dataset that the catalog does not declare."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        super().__init__(f"The catalog declares no dataset `{name}`. {_did_you_mean(name, known)}")
+
+
+class UnknownMetric(PipelineError):
+    """A metric that the registry does not hold."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        super().__init__(f"There is no metric `{name}`. {_did_you_mean(name, known)} List all: evalvault metrics")
+
+
+class UnknownSnapshot(PipelineError):
+    """A snapshot for which the dataset has no file."""
+
+    def __init__(self, dataset: str, snapshot: str, *, known: Iterable[str]) -> None:
+        super().__init__(f"Dataset `{dataset}` has no snapshot `{snapshot}`. {_did_you_mean(snapshot, known)}")
+
+
+class UnreadableFile(PipelineError):
+    """A file that cannot be read as a whole: missing, empty, of an unknown format or encoding."""
+
+
+class MalformedCases(PipelineError):
+    """Rows of a dataset file that cannot be evaluated as they stand."""
+
+    shown = 20
+
+    def __init__(self, path: str, problems: Sequence[RowProblem]) -> None:
+        self.path = path
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        lines = [str(problem) for problem in self.problems[: self.shown]]
+        if count > self.shown:
+            lines.append(f"... and {count - self.shown} more")
+        rows = "row" if count == 1 else "rows"
+        lines.append("Mend the file, or score the other cases with --skip-bad-rows (the report counts what was skipped).")
+        super().__init__(f"{path}: {count} bad {rows}\n" + "\n".join(lines))
+
+
+class ServiceUnavailable(PipelineError):
+    """Something that we need does not answer."""
+
+    exit_code = 3
+
+
+class ScoreStoreUnavailable(ServiceUnavailable):
+    """The score store cannot be opened or written."""
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    return f"Known: {', '.join(names)}." if names else "None is known."

@@ -1,0 +1,1 @@
+"""4. Who learns of it: the result file, Markdown, the terminal."""

@@ -1,0 +1,248 @@
+"""`results.json`: the contract with everything that reads our results.
+
+The keys of the tool that this one replaces keep their names and places; the JSON Schema in `docs/results.schema.json` is
+generated from the types below. A file is written beside its place and renamed, so a reader sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TextIO, TypedDict
+
+from pydantic import Field
+
+from evalvault_pipeline.reporting.report import MetricSummary, RunReport
+from evalvault_pipeline.scoring.model import CaseResult, MetricScore
+
+SCHEMA_VERSION = "1.0"
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Interval = tuple[Share, Share] | None
+
+
+class ScoreEntry(TypedDict):
+    """One metric of one case. `score` is null where it could not be measured; `unmeasured` then holds the reason."""
+
+    name: str
+    score: Share | None
+    threshold: Share
+    passed: bool | None
+    unmeasured: str | None
+    reason: str | None
+    evidence: dict[str, Any]
+    version: str
+    seconds: float
+    tokens: int
+
+
+class CaseEntry(TypedDict):
+    """One case. `all_passed` is null where only unmeasured scores keep it from passing."""
+
+    test_case_id: str
+    all_passed: bool | None
+    metrics: list[ScoreEntry]
+    question: str
+    answer: str
+    ground_truth: str | None
+    metadata: dict[str, Any]
+    case_digest: str
+    input_digest: str
+
+
+class MetricEntry(TypedDict):
+    """One metric over all cases; `mean` is over the measured ones, `passed_interval` is Wilson's, `mean_interval` bootstrap."""
+
+    version: str
+    threshold: Share
+    measured: int
+    unmeasured: dict[str, int]
+    passed: int
+    passed_interval: Interval
+    mean: Share | None
+    mean_interval: Interval
+    median: Share | None
+    quantiles: dict[str, Share]
+
+
+class CacheEntry(TypedDict):
+    """Scores taken from the score store, and scores computed in this run."""
+
+    hits: int
+    misses: int
+
+
+class ResultsFile(TypedDict):
+    """A run's results. Besides these keys there is `avg_<metric>` for each metric: its mean, or null."""
+
+    schema_version: str
+    run_id: str
+    dataset_name: str
+    dataset_version: str
+    dataset_digest: str
+    snapshot: str
+    language: str
+    profile: str
+    model_name: str
+    tokenizer: str
+    started_at: str
+    finished_at: str
+    duration_seconds: float
+    total_test_cases: int
+    passed_test_cases: int
+    failed_test_cases: int
+    unmeasured_test_cases: int
+    pass_rate: Share
+    pass_rate_interval: Interval
+    pass_rate_bounds: tuple[Share, Share]
+    coverage: Share
+    wanted_scores: int
+    measured_scores: int
+    unmeasured_by_reason: dict[str, int]
+    unmeasured_details: list[str]
+    total_tokens: int
+    total_cost_usd: float | None
+    cache: CacheEntry
+    skipped_rows: list[str]
+    batches: list[str]
+    missing_batches: list[str]
+    metrics_evaluated: list[str]
+    thresholds: dict[str, Share]
+    metric_summaries: dict[str, MetricEntry]
+    tracker_metadata: dict[str, Any]
+    results: NotRequired[list[CaseEntry]]
+
+
+def results_header(report: RunReport) -> dict[str, Any]:
+    """Everything of the file but the cases."""
+    info = report.info
+    header: ResultsFile = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": info.run_id,
+        "dataset_name": info.dataset,
+        "dataset_version": info.dataset_version,
+        "dataset_digest": report.dataset_digest,
+        "snapshot": info.snapshot,
+        "language": info.language,
+        "profile": info.profile,
+        "model_name": info.judge,
+        "tokenizer": info.tokenizer,
+        "started_at": _time(info.started_at),
+        "finished_at": _time(info.finished_at),
+        "duration_seconds": round((info.finished_at - info.started_at).total_seconds(), 3),
+        "total_test_cases": report.case_count,
+        "passed_test_cases": report.passed,
+        "failed_test_cases": report.failed,
+        "unmeasured_test_cases": report.unmeasured,
+        "pass_rate": report.pass_rate,
+        "pass_rate_interval": report.pass_rate_interval,
+        "pass_rate_bounds": report.pass_rate_bounds,
+        "coverage": report.coverage,
+        "wanted_scores": report.wanted_scores,
+        "measured_scores": report.measured_scores,
+        "unmeasured_by_reason": report.unmeasured_by_reason,
+        "unmeasured_details": list(report.unmeasured_details),
+        "total_tokens": report.prompt_tokens + report.completion_tokens,
+        "total_cost_usd": 0.0,
+        "cache": {"hits": report.reused, "misses": report.computed},
+        "skipped_rows": list(info.skipped_rows),
+        "batches": list(info.batches),
+        "missing_batches": list(info.missing_batches),
+        "metrics_evaluated": [metric.name for metric in report.metrics],
+        "thresholds": {metric.name: metric.threshold for metric in report.metrics},
+        "metric_summaries": {metric.name: _metric_entry(metric) for metric in report.metrics},
+        "tracker_metadata": dict(info.notes),
+    }
+    return {**header, **{f"avg_{metric.name}": metric.mean for metric in report.metrics}}
+
+
+def case_entry(result: CaseResult) -> CaseEntry:
+    case = result.case
+    return {
+        "test_case_id": case.case_id,
+        "all_passed": result.passed,
+        "metrics": [_score_entry(score) for score in result.scores],
+        "question": case.question,
+        "answer": case.answer,
+        "ground_truth": case.ground_truth,
+        "metadata": dict(case.metadata),
+        "case_digest": case.digest,
+        "input_digest": case.input_digest,
+    }
+
+
+def write_results(path: Path, report: RunReport) -> None:
+    """Write the file atomically, one case a line, without holding the cases in memory."""
+    with replacing(path) as file:
+        head = json.dumps(results_header(report), ensure_ascii=False, indent=2, allow_nan=False)
+        file.write(head.removesuffix("\n}"))
+        file.write(',\n  "results": [')
+        for number, result in enumerate(report.results):
+            line = json.dumps(case_entry(result), ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+            file.write(f"{',' if number else ''}\n    {line}")
+        file.write("\n  ]\n}\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `path` when the block ends well, and leaves no trace when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def results_schema() -> dict[str, Any]:
+    """The JSON Schema of the file."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(ResultsFile).json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = f"EvalVault results {SCHEMA_VERSION}"
+    schema["patternProperties"] = {"^avg_": {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]}}
+    schema["additionalProperties"] = False
+    schema["required"] = [*schema["required"], "results"]
+    return schema
+
+
+def _score_entry(score: MetricScore) -> ScoreEntry:
+    return {
+        "name": score.metric,
+        "score": score.value,
+        "threshold": score.threshold,
+        "passed": score.passed,
+        "unmeasured": score.unmeasured,
+        "reason": score.detail or None,
+        "evidence": dict(score.evidence),
+        "version": score.metric_version,
+        "seconds": score.seconds,
+        "tokens": score.prompt_tokens + score.completion_tokens,
+    }
+
+
+def _metric_entry(metric: MetricSummary) -> MetricEntry:
+    return {
+        "version": metric.version,
+        "threshold": metric.threshold,
+        "measured": metric.measured,
+        "unmeasured": dict(metric.unmeasured),
+        "passed": metric.passed,
+        "passed_interval": metric.passed_interval,
+        "mean": metric.mean,
+        "mean_interval": metric.mean_interval,
+        "median": metric.median,
+        "quantiles": dict(metric.quantiles),
+    }
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,1 @@
+"""3. What it means: pass rate, coverage, intervals."""

@@ -1,0 +1,55 @@
+"""Whether the catalog and every snapshot in it can be scored, before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evalvault_pipeline.cases.batches import batch_count
+from evalvault_pipeline.cases.catalog import Catalog, batch_size_of, language_of
+from evalvault_pipeline.cases.loading import inspect_dataset
+from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.scoring.metrics import metrics_by_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotState:
+    """What a check of the catalog found of one snapshot; `problem` None means that all is well."""
+
+    dataset: str
+    snapshot: str = "–"
+    cases: str = "–"
+    batches: str = "–"
+    language: str = "–"
+    problem: str | None = None
+
+
+def check_catalog(catalog: Catalog) -> Iterator[SnapshotState]:
+    """What is wrong, or fine, with every dataset and snapshot of a catalog; every file is read to its end."""
+    if not catalog.datasets:
+        yield SnapshotState(
+            dataset="–", problem="the catalog declares no dataset; write [datasets.<name>], see docs/datasets.md"
+        )
+    for spec in catalog.datasets.values():
+        try:
+            metrics_by_name([*spec.metrics, *spec.thresholds])
+            snapshots = spec.snapshots()
+        except PipelineError as error:
+            yield SnapshotState(dataset=spec.name, problem=str(error))
+            continue
+        if not snapshots:
+            yield SnapshotState(dataset=spec.name, problem=f"no file matches {spec.folder / spec.files}; put a snapshot there")
+        for snapshot, file in snapshots.items():
+            try:
+                found = inspect_dataset(file)
+            except PipelineError as error:
+                yield SnapshotState(dataset=spec.name, snapshot=snapshot, problem=str(error))
+                continue
+            size = batch_size_of(spec, found)
+            yield SnapshotState(
+                dataset=spec.name,
+                snapshot=snapshot,
+                cases=str(found.case_count),
+                batches=f"{batch_count(found.case_count, size)} of {size}",
+                language=language_of(spec, found),
+            )

@@ -1,0 +1,196 @@
+"""What a run means: pass rate, coverage, each metric's distribution, the worst cases.
+
+Pure: scores come in as case results, one after the other, and only figures are kept. Files are written in `publishing/`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from evalvault_pipeline.cases.loading import ContentDigest
+from evalvault_pipeline.reporting.statistics import bootstrap_mean_interval, quantiles, wilson_interval
+from evalvault_pipeline.scoring.model import CaseResult, MetricScore
+
+WORST_CASES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """Where a run's figures come from. `judge` is `provider/model` or `none`; times are aware, in UTC."""
+
+    run_id: str
+    dataset: str
+    snapshot: str
+    dataset_version: str
+    profile: str
+    judge: str
+    tokenizer: str
+    language: str
+    started_at: datetime
+    finished_at: datetime
+    thresholds: Mapping[str, float]
+    metric_versions: Mapping[str, str]
+    skipped_rows: Sequence[str] = ()
+    batches: Sequence[str] = ()
+    missing_batches: Sequence[str] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSummary:
+    """One metric over all cases. `mean` and its 95 % interval are over the measured cases; None without any."""
+
+    name: str
+    version: str
+    threshold: float
+    measured: int
+    passed: int
+    unmeasured: Mapping[str, int]
+    mean: float | None
+    mean_interval: tuple[float, float] | None
+    quantiles: Mapping[str, float]
+
+    @property
+    def median(self) -> float | None:
+        return self.quantiles.get("p50")
+
+    @property
+    def passed_interval(self) -> tuple[float, float] | None:
+        return wilson_interval(self.passed, self.measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """All figures of a run; `results` can be gone through again, case by case, in dataset order.
+
+    `pass_rate` = passed / all cases; its bounds let the unmeasured cases all fail or all pass. `coverage` = measured /
+    wanted scores. `worst` holds failed cases, the furthest below their thresholds first.
+    """
+
+    info: RunInfo
+    dataset_digest: str
+    case_count: int
+    passed: int
+    failed: int
+    metrics: tuple[MetricSummary, ...]
+    worst: tuple[CaseResult, ...]
+    unmeasured_details: tuple[str, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    computed: int
+    reused: int
+    results: Iterable[CaseResult]
+
+    @property
+    def unmeasured(self) -> int:
+        """Cases that neither passed nor failed."""
+        return self.case_count - self.passed - self.failed
+
+    @property
+    def pass_rate(self) -> float:
+        return self.passed / self.case_count if self.case_count else 0.0
+
+    @property
+    def pass_rate_interval(self) -> tuple[float, float] | None:
+        return wilson_interval(self.passed, self.case_count)
+
+    @property
+    def pass_rate_bounds(self) -> tuple[float, float]:
+        """Pass rate if every unmeasured case failed, and if every one passed."""
+        if not self.case_count:
+            return 0.0, 1.0
+        return self.passed / self.case_count, (self.passed + self.unmeasured) / self.case_count
+
+    @property
+    def wanted_scores(self) -> int:
+        return self.case_count * len(self.metrics)
+
+    @property
+    def measured_scores(self) -> int:
+        return sum(metric.measured for metric in self.metrics)
+
+    @property
+    def coverage(self) -> float:
+        return self.measured_scores / self.wanted_scores if self.wanted_scores else 0.0
+
+    @property
+    def unmeasured_by_reason(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for metric in self.metrics:
+            total.update(metric.unmeasured)
+        return dict(sorted(total.items()))
+
+    def mean(self, metric: str) -> float | None:
+        return next(item.mean for item in self.metrics if item.name == metric)
+
+
+def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
+    """The report over `results`, which must be re-iterable. A case that is unmeasured neither passes nor counts as zero."""
+    content = ContentDigest()
+    values = {name: array("d") for name in info.thresholds}
+    passed_scores: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = {name: Counter() for name in info.thresholds}
+    details: dict[str, None] = {}
+    verdicts: Counter[bool | None] = Counter()
+    worst: list[tuple[float, int, CaseResult]] = []
+    tokens = [0, 0]
+    reused = count = 0
+    for number, result in enumerate(results):
+        count += 1
+        content.add(result.case)
+        verdicts[result.passed] += 1
+        if result.passed is False:
+            heapq.heappush(worst, (shortfall(result.scores), -number, result))
+            if len(worst) > WORST_CASES:
+                heapq.heappop(worst)
+        for score in result.scores:
+            if score.value is None:
+                reasons[score.metric][str(score.unmeasured)] += 1
+                details.setdefault(f"{score.metric}: {score.detail}")
+            else:
+                values[score.metric].append(score.value)
+                passed_scores[score.metric] += bool(score.passed)
+            tokens[0] += score.prompt_tokens
+            tokens[1] += score.completion_tokens
+            reused += score.reused
+    metrics = tuple(
+        MetricSummary(
+            name=name,
+            version=info.metric_versions[name],
+            threshold=threshold,
+            measured=len(values[name]),
+            passed=passed_scores[name],
+            unmeasured=dict(sorted(reasons[name].items())),
+            mean=math.fsum(values[name]) / len(values[name]) if values[name] else None,
+            mean_interval=bootstrap_mean_interval(values[name]),
+            quantiles=quantiles(values[name]),
+        )
+        for name, threshold in info.thresholds.items()
+    )
+    return RunReport(
+        info=info,
+        dataset_digest=content.hexdigest(),
+        case_count=count,
+        passed=verdicts[True],
+        failed=verdicts[False],
+        metrics=metrics,
+        worst=tuple(result for _, _, result in sorted(worst, key=lambda item: (-item[0], -item[1]))),
+        unmeasured_details=tuple(details)[:20],
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        computed=sum(metric.measured for metric in metrics) - reused,
+        reused=reused,
+        results=results,
+    )
+
+
+def shortfall(scores: Iterable[MetricScore]) -> float:
+    """How far a case is below its thresholds, summed over its metrics; 0 for a case that passes."""
+    return sum(max(score.threshold - score.value, 0.0) for score in scores if score.value is not None)

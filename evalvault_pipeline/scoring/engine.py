@@ -1,0 +1,165 @@
+"""Score batches: what the store holds is taken from there, the rest is computed and kept as each case ends.
+
+Deterministic metrics are work for the processor, so many cases are spread over worker processes; each worker writes to
+the store itself. Which metrics exist stands in `metrics.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Literal
+
+from evalvault_pipeline.cases.model import Batch, EvalCase
+from evalvault_pipeline.errors import ServiceUnavailable
+from evalvault_pipeline.scoring.korean import Tokenizer, choose_tokenizer
+from evalvault_pipeline.scoring.metrics import METRICS, Metric
+from evalvault_pipeline.scoring.model import BatchScores, CaseResult, MetricScore, Reason, Unmeasured
+from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore
+
+# Below so many cases a worker process costs more (start, Korean model) than it saves.
+PARALLEL_FROM = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPlan:
+    """How to score: metric -> threshold in report order, the tokenizer, and what to say where an LLM metric has no judge.
+
+    `fresh` names metrics whose stored scores are not used.
+    """
+
+    thresholds: Mapping[str, float]
+    tokenizer: Literal["auto", "kiwi", "ngram"]
+    no_judge: str
+    fresh: frozenset[str] = frozenset()
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(METRICS[name] for name in self.thresholds)
+
+
+def score_batches(batches: Iterable[Batch], *, plan: ScoringPlan, store_url: str, workers: int = 1) -> Iterator[BatchScores]:
+    """The scores of each batch, in the order of the batches; with several workers, that many batches are under way at once."""
+    if workers == 1:
+        with ScoreStore(store_url) as store:
+            for batch in batches:
+                yield score_batch(batch, plan=plan, store=store)
+        return
+    ScoreStore(store_url).close()  # the table is made once, and a store that is away is reported here
+    context = multiprocessing.get_context("spawn")
+    rest = iter(batches)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
+        try:
+            under_way: deque[Future[BatchScores]] = deque(
+                pool.submit(_score_in_worker, batch, plan, store_url) for batch in islice(rest, 2 * workers)
+            )
+            while under_way:
+                yield under_way.popleft().result()
+                under_way.extend(pool.submit(_score_in_worker, batch, plan, store_url) for batch in islice(rest, 1))
+        except BrokenProcessPool:
+            raise ServiceUnavailable(
+                "A scoring process died, most likely for want of memory. What it had scored is kept: run the same command "
+                "again, with --no-parallel or a smaller EVALVAULT_WORKERS."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def score_batch(batch: Batch, *, plan: ScoringPlan, store: ScoreStore) -> BatchScores:
+    """Score a batch. Measured scores are in the store when this returns, and after each case."""
+    tokenizer = choose_tokenizer(plan.tokenizer)
+    versions = {metric.name: metric.versioned(tokenizer) for metric in plan.metrics}
+    known = store.find(
+        (case.digest for case in batch.cases),
+        metrics={name: version for name, version in versions.items() if name not in plan.fresh},
+    )
+    if plan.fresh:
+        store.forget((case.digest for case in batch.cases), metrics=plan.fresh)
+    results = []
+    for case in batch.cases:
+        result, new = _score_case(case, plan, tokenizer, known)
+        store.save([(ScoreKey(case_digest=case.digest, metric=name, metric_version=versions[name]), row) for name, row in new])
+        known.update({(case.digest, name): row for name, row in new})
+        results.append(result)
+    return BatchScores(dataset=batch.dataset, snapshot=batch.snapshot, index=batch.index, results=tuple(results))
+
+
+def _score_case(
+    case: EvalCase, plan: ScoringPlan, tokenizer: Tokenizer, known: Mapping[tuple[str, str], StoredScore]
+) -> tuple[CaseResult, list[tuple[str, StoredScore]]]:
+    scores: list[MetricScore] = []
+    new: list[tuple[str, StoredScore]] = []
+    for metric in plan.metrics:
+        stored = known.get((case.digest, metric.name))
+        outcome: StoredScore | Unmeasured = stored or _compute(case, metric, plan, tokenizer)
+        if isinstance(outcome, StoredScore) and stored is None:
+            new.append((metric.name, outcome))
+        scores.append(_score(case, metric, plan, tokenizer, outcome, reused=stored is not None))
+    return CaseResult(case=case, scores=tuple(scores)), new
+
+
+def _compute(case: EvalCase, metric: Metric, plan: ScoringPlan, tokenizer: Tokenizer) -> StoredScore | Unmeasured:
+    if lacking := metric.lacking(case):
+        return lacking
+    if metric.score is None:
+        return Unmeasured(reason=Reason.NO_JUDGE, detail=plan.no_judge)
+    started = time.perf_counter()
+    outcome = metric.score(case, tokenizer)
+    seconds = time.perf_counter() - started
+    if isinstance(outcome, Unmeasured):
+        return outcome
+    if not (math.isfinite(outcome.value) and 0.0 <= outcome.value <= 1.0):
+        return Unmeasured(reason=Reason.OUT_OF_RANGE, detail=f"{metric.name} gave {outcome.value}, which is not in [0, 1]")
+    return StoredScore(value=outcome.value, evidence=outcome.evidence, seconds=round(seconds, 6))
+
+
+def _score(
+    case: EvalCase, metric: Metric, plan: ScoringPlan, tokenizer: Tokenizer, outcome: StoredScore | Unmeasured, *, reused: bool
+) -> MetricScore:
+    score = partial(
+        MetricScore,
+        case_id=case.case_id,
+        metric=metric.name,
+        threshold=plan.thresholds[metric.name],
+        metric_version=metric.versioned(tokenizer),
+    )
+    if isinstance(outcome, Unmeasured):
+        return score(value=None, unmeasured=outcome.reason.value, detail=outcome.detail)
+    return score(
+        value=outcome.value,
+        evidence=outcome.evidence,
+        seconds=outcome.seconds,
+        prompt_tokens=outcome.prompt_tokens,
+        completion_tokens=outcome.completion_tokens,
+        reused=reused,
+    )
+
+
+def _score_in_worker(batch: Batch, plan: ScoringPlan, store_url: str) -> BatchScores:
+    return score_batch(batch, plan=plan, store=_worker_store(store_url))
+
+
+@lru_cache(maxsize=1)
+def _worker_store(store_url: str) -> ScoreStore:
+    return ScoreStore(store_url)
+
+
+def _start_worker(parent: int) -> None:
+    """End this worker when its parent was killed; otherwise it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

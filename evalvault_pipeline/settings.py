@@ -1,0 +1,194 @@
+"""What the environment says: one `Settings` object, and the profile that names the judge.
+
+Sources, the first that names a variable wins: process environment, then the file `.env.<EVALVAULT_ENV>` in the
+working directory, then the defaults below. A file called exactly `.env` is refused when it sets one of our variables:
+Dagster's commands load it *over* the process environment (docs/decisions/0002-env-files.md).
+What a dataset is, stands in `data/catalog.toml` (cases/catalog.py), not here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from evalvault_pipeline.errors import InvalidSetting, MissingSetting
+
+ProfileName = Literal["offline", "dev", "prod", "openai"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Which judge scores the LLM metrics; `provider` None means that there is none."""
+
+    name: ProfileName
+    provider: Literal["ollama", "openai"] | None
+    model: str | None
+    embedding_model: str | None
+    required: tuple[str, ...] = ()
+
+    @property
+    def judge(self) -> str:
+        """The judge as it is named in reports: `provider/model`, or `none`."""
+        return f"{self.provider}/{self.model}" if self.provider else "none"
+
+    @property
+    def no_judge(self) -> str:
+        """Why an LLM metric cannot be measured under this profile, and the way out."""
+        if self.provider is None:
+            return (
+                f"no judge in profile {self.name}: choose one with EVALVAULT_PROFILE=dev (local Ollama), "
+                "prod (production Ollama) or openai (OPENAI_API_KEY), see docs/configuration.md"
+            )
+        return f"the judge {self.judge} of profile {self.name} cannot be called by this version, see docs/configuration.md"
+
+
+PROFILES: dict[ProfileName, Profile] = {
+    "offline": Profile(name="offline", provider=None, model=None, embedding_model=None),
+    "dev": Profile(name="dev", provider="ollama", model="gemma3:1b", embedding_model="qwen3-embedding:0.6b"),
+    "prod": Profile(name="prod", provider="ollama", model="gpt-oss-safeguard:20b", embedding_model="qwen3-embedding:8b"),
+    "openai": Profile(
+        name="openai",
+        provider="openai",
+        model="gpt-5-mini",
+        embedding_model="text-embedding-3-small",
+        required=("OPENAI_API_KEY",),
+    ),
+}
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError("no such time zone; write an IANA name such as Asia/Seoul") from None
+    return name
+
+
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"http://{url}"
+
+
+Url = Annotated[str, AfterValidator(_with_scheme)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with the environment variable that sets it; `docs/configuration.md` lists them all."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, case_sensitive=True, hide_input_in_errors=True
+    )
+
+    profile_name: ProfileName = Field(
+        "offline", validation_alias="EVALVAULT_PROFILE", description="Which judge scores: offline, dev, prod or openai."
+    )
+    environment: str | None = Field(
+        None, validation_alias="EVALVAULT_ENV", description="Reads `.env.<name>` from the working directory."
+    )
+    catalog: Path = Field(Path("data/catalog.toml"), validation_alias="EVALVAULT_CATALOG", description="The dataset catalog.")
+    results_dir: Path = Field(
+        Path("data/results"), validation_alias="EVALVAULT_RESULTS_DIR", description="Where runs write reports and tables."
+    )
+    store_url: str | None = Field(
+        None,
+        validation_alias="EVALVAULT_STORE_URL",
+        description="Score store as an SQLAlchemy URL (SQLite or Postgres); default: scores.sqlite in the results folder.",
+    )
+    min_pass_rate: Share = Field(
+        0.8, validation_alias="EVALVAULT_MIN_PASS_RATE", description="Pass rate below which the check of a report fails."
+    )
+    min_coverage: Share = Field(
+        1.0, validation_alias="EVALVAULT_MIN_COVERAGE", description="Coverage below which `every_case_scored` fails."
+    )
+    tokenizer: Literal["auto", "kiwi", "ngram"] = Field(
+        "auto",
+        validation_alias="EVALVAULT_TOKENIZER",
+        description="Korean tokens by kiwipiepy (extra `korean`) or by character n-grams; auto takes kiwi where installed.",
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None,
+        validation_alias="EVALVAULT_WORKERS",
+        description="Processes that compute deterministic metrics with --parallel; default: one per core.",
+    )
+    timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
+        "Asia/Seoul", validation_alias="EVALVAULT_TIMEZONE", description="Time zone of the schedules."
+    )
+    executor: Literal["in_process", "multiprocess"] = Field(
+        "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
+    )
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or of a compatible server."
+    )
+    openai_base_url: Url | None = Field(
+        None, validation_alias="OPENAI_BASE_URL", description="A server that speaks OpenAI's API."
+    )
+    ollama_base_url: Url = Field(
+        "http://localhost:11434", validation_alias="OLLAMA_BASE_URL", description="The Ollama server of dev and prod."
+    )
+
+    @property
+    def profile(self) -> Profile:
+        return PROFILES[self.profile_name]
+
+    @property
+    def score_store_url(self) -> str:
+        return self.store_url or f"sqlite:///{self.results_dir / 'scores.sqlite'}"
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Environment variable -> (default as text, description), in the order of declaration."""
+    return {
+        str(field.validation_alias): ("" if field.default is None else str(field.default), field.description or "")
+        for field in Settings.model_fields.values()
+    }
+
+
+def load_settings(directory: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings; `overrides` (by variable name) beat every other source, as a command-line option does.
+
+    Raises MissingSetting or InvalidSetting, each one sentence with the remedy.
+    """
+    folder = directory or Path.cwd()
+    _refuse_plain_env_file(folder)
+    environment = os.environ.get("EVALVAULT_ENV") or None
+    env_file = folder / f".env.{environment}" if environment else None
+    if env_file is not None and not env_file.is_file():
+        raise InvalidSetting(
+            f"EVALVAULT_ENV is `{environment}`, but there is no file {env_file}. Create it, or unset EVALVAULT_ENV."
+        )
+    try:
+        settings = Settings(_env_file=env_file, **overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise InvalidSetting(
+            f"The value of `{name}` cannot be used: {first['msg'].removeprefix('Value error, ')}. See docs/configuration.md."
+        ) from None
+    for variable in settings.profile.required:
+        if not _is_set(settings, variable):
+            raise MissingSetting(variable, profile=settings.profile.name)
+    return settings
+
+
+def _is_set(settings: Settings, variable: str) -> bool:
+    names = {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
+    return getattr(settings, names[variable]) is not None
+
+
+def _refuse_plain_env_file(folder: Path) -> None:
+    file = folder / ".env"
+    if not file.is_file():
+        return
+    ours = sorted(set(dotenv_values(file, interpolate=False)) & set(variables()))
+    if ours:
+        raise InvalidSetting(
+            f"{file} sets {', '.join(ours)}, and Dagster's commands would let it override the process environment. "
+            f"Rename it to .env.<name> and choose it with EVALVAULT_ENV=<name>."
+        )
