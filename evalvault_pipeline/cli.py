@@ -33,6 +33,8 @@ app.add_typer(catalog_app, name="catalog")
 
 Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod or openai; over EVALVAULT_PROFILE.")]
 
+Cases = Annotated[int, typer.Option("--cases", min=0, max=20, help="How many of the worst cases to show.")]
+
 
 @app.command()
 def run(
@@ -51,7 +53,7 @@ def run(
         bool, typer.Option("--skip-bad-rows/--strict", help="Score the good rows and count the bad, or refuse the file.")
     ] = False,
     fresh: Annotated[str, typer.Option("--fresh", help="Score these metrics again, or `all`; the store is not asked.")] = "",
-    cases: Annotated[int, typer.Option("--cases", min=0, max=20, help="How many of the worst cases to show.")] = 10,
+    cases: Cases = 10,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A log line per batch.")] = False,
     profile: Profile = None,
 ) -> None:
@@ -127,15 +129,22 @@ def backfill(
     dataset: Annotated[str, typer.Argument(help="A dataset of the catalog.")],
     start: Annotated[str | None, typer.Option("--from", help="First snapshot; default: the oldest.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Last snapshot; default: the newest.")] = None,
+    cases: Cases = 10,
     profile: Profile = None,
 ) -> None:
     """Score a dataset's snapshots through Dagster, one run and one report each; the UI shows them."""
-    from evalvault_pipeline.defs.launch import evaluate_snapshots
+    from evalvault_pipeline.defs.build import build_definitions
+    from evalvault_pipeline.defs.jobs import evaluation_job_name
+    from evalvault_pipeline.defs.launch import dagster_instance, evaluate_snapshot
+    from evalvault_pipeline.evaluate import summarize_snapshot
+    from evalvault_pipeline.publishing.tables import ResultsFolder
+    from evalvault_pipeline.publishing.terminal import print_report
 
     settings = _settings(profile)
     console = _console()
     _say_profile(settings, console)
-    spec = _catalog(settings).dataset(dataset)
+    catalog = _catalog(settings)
+    spec = catalog.dataset(dataset)
     known = list(spec.snapshots())
     for name in (start, end):
         if name is not None:
@@ -143,11 +152,22 @@ def backfill(
     chosen = [name for name in known if (start is None or name >= start) and (end is None or name <= end)]
     if not chosen:
         raise typer.BadParameter(f"no snapshot of {dataset} lies from {start} to {end}; there are: {', '.join(known)}")
-    failed = []
-    for outcome in evaluate_snapshots(dataset, chosen, settings=settings):
-        console.print(outcome.line, soft_wrap=True)
-        if not outcome.ok:
-            failed.append(outcome.snapshot)
+    failed, last = [], None
+    job = build_definitions(settings, catalog).resolve_job_def(evaluation_job_name(dataset))
+    with dagster_instance() as instance:
+        for snapshot in chosen:
+            outcome = evaluate_snapshot(instance, spec, snapshot, job=job)
+            console.print(outcome.line, soft_wrap=True)
+            if not outcome.ok:
+                failed.append(snapshot)
+            last = outcome if outcome.reported else last
+    if last is not None:
+        folder = ResultsFolder(root=settings.results_dir, dataset=dataset)
+        report = summarize_snapshot(folder, last.snapshot, settings=settings, run_id=last.run_id)
+        print_report(report, console, cases=cases)
+        console.print(_store_line(report.computed, report.reused, settings.score_store_url), soft_wrap=True)
+        console.print(f"results: {folder.results_file(last.snapshot)}", soft_wrap=True)
+        console.print(f"report:  {folder.markdown_file(last.snapshot)}", soft_wrap=True)
     if failed:
         console.print(f"failed: {', '.join(failed)}", soft_wrap=True)
         raise typer.Exit(1)

@@ -10,17 +10,18 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evalvault_pipeline.cases.batches import batch_count, split_into_batches
-from evalvault_pipeline.cases.catalog import DatasetSpec, batch_size_of, language_of
+from evalvault_pipeline.cases.batches import split_into_batches
+from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
-from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.cases.model import EvalCase, Snapshot
 from evalvault_pipeline.errors import UnreadableFile
+from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
 from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
 from evalvault_pipeline.scoring.engine import PARALLEL_FROM, ScoringPlan, score_batches
 from evalvault_pipeline.scoring.korean import choose_tokenizer
@@ -35,18 +36,21 @@ def plan_scoring(
     metrics: Iterable[str],
     *,
     settings: Settings,
-    dataset_thresholds: dict[str, float],
-    catalog_thresholds: dict[str, float],
+    snapshot: Snapshot,
+    spec: DatasetSpec | None = None,
     threshold: float | None = None,
     fresh: Iterable[str] = (),
 ) -> ScoringPlan:
-    """How to score with these metrics. Raises UnknownMetric."""
+    """How to score a snapshot with these metrics. Raises UnknownMetric."""
     chosen = metrics_by_name(metrics)
+    again = list(fresh)
     return ScoringPlan(
-        thresholds=thresholds_for(chosen, argument=threshold, dataset=dataset_thresholds, catalog=catalog_thresholds),
+        thresholds=thresholds_for(
+            chosen, argument=threshold, dataset=snapshot.thresholds, catalog=spec.thresholds if spec else {}
+        ),
         tokenizer=settings.tokenizer,
         no_judge=settings.profile.no_judge,
-        fresh=frozenset(metric.name for metric in metrics_by_name(fresh)) if fresh else frozenset(),
+        fresh=frozenset(metric.name for metric in metrics_by_name(again)) if again else frozenset(),
     )
 
 
@@ -81,19 +85,11 @@ def evaluate_file(
     wanted = list(metrics) or list(spec.metrics if spec else ())
     metrics_by_name(wanted)  # a wrong name costs no reading of a large file
     summary = inspect_dataset(path, strict=strict)
-    plan = plan_scoring(
-        wanted,
-        settings=settings,
-        dataset_thresholds=dict(summary.header.thresholds),
-        catalog_thresholds=dict(spec.thresholds) if spec else {},
-        threshold=threshold,
-        fresh=fresh,
-    )
-    name = spec.name if spec else summary.header.name
-    size = batch_size or batch_size_of(spec, summary)
-    batches = split_into_batches(read_cases(path), dataset=name, snapshot=path.stem, batch_size=size)
+    snapshot, size = describe_snapshot(summary, spec, batch_size=batch_size)
+    plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
+    batches = split_into_batches(read_cases(path), snapshot=snapshot, batch_size=size)
     workers = worker_count(settings, summary.case_count, parallel=parallel)
-    total = batch_count(summary.case_count, size)
+    total = snapshot.batch_count
     log.info("%s: %d cases in %d batches of %d, %d process(es)", path, summary.case_count, total, size, workers)
     with Spool() as spool:
         for scored in score_batches(batches, plan=plan, store_url=settings.score_store_url, workers=workers):
@@ -104,15 +100,14 @@ def evaluate_file(
                 progress(len(spool), summary.case_count)
         report = summarize(
             spool,
-            info=RunInfo(
+            info=run_info(
+                snapshot,
+                thresholds=plan.thresholds,
+                metric_versions={metric.name: metric.versioned(choose_tokenizer(plan.tokenizer)) for metric in plan.metrics},
+                settings=settings,
                 run_id=run_id or uuid.uuid4().hex,
-                dataset=name,
-                snapshot=path.stem,
-                dataset_version=summary.header.version,
                 started_at=started,
-                finished_at=datetime.now(UTC),
                 skipped_rows=[str(problem) for problem in summary.problems],
-                **scoring_info(plan, settings=settings, language=language_of(spec, summary)),
             ),
         )
         if report.dataset_digest != summary.digest:
@@ -120,17 +115,55 @@ def evaluate_file(
         yield report
 
 
-def scoring_info(plan: ScoringPlan, *, settings: Settings, language: str) -> dict[str, Any]:
-    """The part of RunInfo that says how was scored."""
-    tokenizer = choose_tokenizer(plan.tokenizer)
-    return {
-        "profile": settings.profile.name,
-        "judge": settings.profile.judge,
-        "tokenizer": tokenizer.name,
-        "language": language,
-        "thresholds": plan.thresholds,
-        "metric_versions": {metric.name: metric.versioned(tokenizer) for metric in plan.metrics},
-    }
+def run_info(
+    snapshot: Snapshot,
+    *,
+    thresholds: Mapping[str, float],
+    metric_versions: Mapping[str, str],
+    settings: Settings,
+    run_id: str,
+    started_at: datetime,
+    skipped_rows: Sequence[str] = (),
+    batches: Sequence[str] = (),
+    missing_batches: Sequence[str] = (),
+) -> RunInfo:
+    """Where the figures of a run that ends now come from."""
+    return RunInfo(
+        run_id=run_id,
+        dataset=snapshot.dataset,
+        snapshot=snapshot.name,
+        dataset_version=snapshot.version,
+        language=snapshot.language,
+        profile=settings.profile.name,
+        judge=settings.profile.judge,
+        tokenizer=choose_tokenizer(settings.tokenizer).name,
+        thresholds=thresholds,
+        metric_versions=metric_versions,
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        skipped_rows=skipped_rows,
+        batches=batches or snapshot.batch_keys,
+        missing_batches=missing_batches,
+    )
+
+
+def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, settings: Settings, run_id: str) -> RunReport:
+    """The report of a snapshot from the tables of its batches. Raises UnknownSnapshot where nothing is scored."""
+    started = datetime.now(UTC)
+    results = SnapshotResults(folder, snapshot)
+    return summarize(
+        results,
+        info=run_info(
+            results.snapshot,
+            thresholds=results.thresholds,
+            metric_versions=results.metric_versions,
+            settings=settings,
+            run_id=run_id,
+            started_at=started,
+            batches=results.keys,
+            missing_batches=results.missing,
+        ),
+    )
 
 
 class Spool:
@@ -153,7 +186,7 @@ class Spool:
         self._file.seek(0, os.SEEK_END)
         for result in results:
             scores = [{name: getattr(score, name) for name in _SCORE_FIELDS} for score in result.scores]
-            self._file.write(json.dumps([vars_of(result.case), scores], ensure_ascii=False) + "\n")
+            self._file.write(json.dumps([_fields(result.case), scores], ensure_ascii=False) + "\n")
             self._count += 1
 
     def __iter__(self) -> Iterator[CaseResult]:
@@ -168,5 +201,5 @@ class Spool:
 _SCORE_FIELDS = tuple(MetricScore.__dataclass_fields__)
 
 
-def vars_of(case: EvalCase) -> dict[str, Any]:
+def _fields(case: EvalCase) -> dict[str, Any]:
     return {name: getattr(case, name) for name in EvalCase.__dataclass_fields__}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
-from evalvault_pipeline.cases.model import Batch, EvalCase
+from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
 
 # The production guide's table: a dataset of at least so many cases -> batch size. 100, 500 and 1,000 open their row.
 BATCH_SIZES = ((1_000, 100), (500, 50), (100, 20), (0, 10))
@@ -19,7 +19,7 @@ def recommended_batch_size(case_count: int) -> int:
     return next(size for at_least, size in BATCH_SIZES if case_count >= at_least)
 
 
-def split_into_batches(cases: Iterable[EvalCase], *, dataset: str, snapshot: str, batch_size: int) -> Iterator[Batch]:
+def split_into_batches(cases: Iterable[EvalCase], *, snapshot: Snapshot, batch_size: int) -> Iterator[Batch]:
     """Batches in file order, one at a time; only the last may be short."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -28,7 +28,7 @@ def split_into_batches(cases: Iterable[EvalCase], *, dataset: str, snapshot: str
         chunk = tuple(islice(rest, batch_size))
         if not chunk:
             return
-        yield Batch(dataset=dataset, snapshot=snapshot, index=index, cases=chunk)
+        yield Batch(snapshot=snapshot, index=index, cases=chunk)
 
 
 def batch_count(case_count: int, batch_size: int) -> int:

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from evalvault_pipeline.cases.batches import recommended_batch_size
+from evalvault_pipeline.cases.batches import batch_count, recommended_batch_size
 from evalvault_pipeline.cases.loading import READERS, DatasetSummary
+from evalvault_pipeline.cases.model import Snapshot
 from evalvault_pipeline.errors import InvalidCatalog, UnknownDataset, UnknownSnapshot
 
 NAME = re.compile(r"[a-z0-9_]+")
@@ -88,14 +89,25 @@ class Catalog(BaseModel):
         return None
 
 
-def batch_size_of(spec: DatasetSpec | None, summary: DatasetSummary) -> int:
-    """Cases per batch: the catalog's, else by the size of the dataset."""
-    return (spec.batch_size if spec else None) or recommended_batch_size(summary.case_count)
+def describe_snapshot(
+    summary: DatasetSummary, spec: DatasetSpec | None, *, batch_size: int | None = None
+) -> tuple[Snapshot, int]:
+    """(the snapshot that a dataset file is, cases per batch).
 
-
-def language_of(spec: DatasetSpec | None, summary: DatasetSummary) -> str:
-    """The language of the texts: the catalog's, else that of the questions."""
-    return spec.language if spec and spec.language != "auto" else summary.language
+    The batch size is the argument, else the catalog's, else by the size of the dataset; the language is the catalog's, else
+    that of the questions. A file outside the catalog (`spec` None) is its own dataset.
+    """
+    size = batch_size or (spec.batch_size if spec else None) or recommended_batch_size(summary.case_count)
+    snapshot = Snapshot(
+        dataset=spec.name if spec else summary.header.name,
+        name=summary.path.stem,
+        version=summary.header.version,
+        language=spec.language if spec and spec.language != "auto" else summary.language,
+        digest=summary.digest,
+        batch_count=batch_count(summary.case_count, size),
+        thresholds=dict(summary.header.thresholds),
+    )
+    return snapshot, size
 
 
 def load_catalog(path: Path) -> Catalog:

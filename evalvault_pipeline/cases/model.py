@@ -55,18 +55,37 @@ class DatasetHeader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One version of a dataset: what each of its batches says about the whole.
+
+    `digest` is that of the file's cases; `batch_count` is how many batches they make.
+    """
+
+    dataset: str
+    name: str
+    version: str = "1.0.0"
+    language: str = "en"
+    digest: str = ""
+    batch_count: int = 1
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def batch_keys(self) -> list[str]:
+        return [batch_key(self.name, index) for index in range(1, self.batch_count + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """A slice of a snapshot, scored as one Dagster partition. `index` counts from 1."""
 
-    dataset: str
-    snapshot: str
+    snapshot: Snapshot
     index: int
     cases: tuple[EvalCase, ...]
 
     @property
     def key(self) -> str:
         """The partition key: `2026w47/0003`."""
-        return batch_key(self.snapshot, self.index)
+        return batch_key(self.snapshot.name, self.index)
 
 
 def batch_key(snapshot: str, index: int) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evalvault_pipeline.cases.batches import batch_count
-from evalvault_pipeline.cases.catalog import Catalog, batch_size_of, language_of
+from evalvault_pipeline.cases.catalog import Catalog, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.scoring.metrics import metrics_by_name
@@ -45,11 +44,11 @@ def check_catalog(catalog: Catalog) -> Iterator[SnapshotState]:
             except PipelineError as error:
                 yield SnapshotState(dataset=spec.name, snapshot=snapshot, problem=str(error))
                 continue
-            size = batch_size_of(spec, found)
+            described, size = describe_snapshot(found, spec)
             yield SnapshotState(
                 dataset=spec.name,
                 snapshot=snapshot,
                 cases=str(found.case_count),
-                batches=f"{batch_count(found.case_count, size)} of {size}",
-                language=language_of(spec, found),
+                batches=f"{described.batch_count} of {size}",
+                language=described.language,
             )

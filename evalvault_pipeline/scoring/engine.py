@@ -91,7 +91,7 @@ def score_batch(batch: Batch, *, plan: ScoringPlan, store: ScoreStore) -> BatchS
         store.save([(ScoreKey(case_digest=case.digest, metric=name, metric_version=versions[name]), row) for name, row in new])
         known.update({(case.digest, name): row for name, row in new})
         results.append(result)
-    return BatchScores(dataset=batch.dataset, snapshot=batch.snapshot, index=batch.index, results=tuple(results))
+    return BatchScores(snapshot=batch.snapshot, index=batch.index, results=tuple(results))
 
 
 def _score_case(

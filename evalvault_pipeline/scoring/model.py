@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.cases.model import EvalCase, Snapshot, batch_key
 
 
 class Reason(StrEnum):
@@ -92,10 +92,13 @@ class CaseResult:
 class BatchScores:
     """All scores of a batch, in the order of its cases."""
 
-    dataset: str
-    snapshot: str
+    snapshot: Snapshot
     index: int
     results: tuple[CaseResult, ...]
+
+    @property
+    def key(self) -> str:
+        return batch_key(self.snapshot.name, self.index)
 
     @property
     def scores(self) -> tuple[MetricScore, ...]:

@@ -1,0 +1,67 @@
+# What can be done here. Two commands for a start: make demo, make test.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+UV ?= $(shell command -v uv 2>/dev/null)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 3000
+export EVALVAULT_PROFILE ?= offline
+
+.PHONY: help setup setup-dev demo test check format dev bench docs lock clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.setup ## make .venv with the `evalvault` command in it
+
+setup-dev: $(VENV)/.setup-dev ## the same with the tools for development
+
+demo: setup ## score the Korean demo dataset through Dagster and print the report
+	EVALVAULT_PROFILE=offline $(BIN)/evalvault backfill insurance_qa --from 2026w47 --cases 5
+
+test: setup-dev ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup-dev ## format, lint, types, tests, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest
+
+format: setup-dev ## format and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+dev: setup ## open the Dagster UI on http://127.0.0.1:3000
+	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster instance migrate >/dev/null
+	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
+
+bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+docs: setup-dev ## write the generated pages of docs/ again
+	$(BIN)/python docs/generate.py
+
+lock: setup ## pin every dependency with its hash
+	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
+	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
+	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra dev pyproject.toml -o requirements-dev.lock
+
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+clean: ## remove what runs and builds have written
+	rm -rf $(VENV) data/results data/.dagster .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }
+	$(if $(UV),$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+$(VENV)/.setup: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(if $(UV),$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check) --require-hashes -r requirements.lock
+	$(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check) --no-deps -e .
+	@touch $@
+
+$(VENV)/.setup-dev: requirements-dev.lock $(VENV)/.setup
+	$(if $(UV),$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check) --require-hashes -r requirements-dev.lock
+	@touch $@

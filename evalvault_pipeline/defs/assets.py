@@ -1,0 +1,212 @@
+"""The asset family of a dataset: cases -> scores (one partition per batch) -> report (one materialization per snapshot).
+
+What is computed stands in the rooms `cases`, `scoring` and `reporting`; the same functions run behind `evalvault run`.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from evalvault_pipeline.cases.batches import split_into_batches
+from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
+from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
+from evalvault_pipeline.cases.model import Batch
+from evalvault_pipeline.defs.checks import check_report, report_check_specs
+from evalvault_pipeline.defs.io_managers import BatchStream, ScoredBatches, StoredBatches, in_order
+from evalvault_pipeline.defs.partitions import batch_partitions, snapshot_of, snapshots_in
+from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.evaluate import plan_scoring, summarize_snapshot, worker_count
+from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
+from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
+from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.engine import score_batches
+from evalvault_pipeline.scoring.model import BatchScores
+from evalvault_pipeline.settings import Profile, Settings
+
+CASE_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("id", "string", description="unique in its snapshot"),
+        dg.TableColumn("question", "string"),
+        dg.TableColumn("answer", "string", description="the answer under test"),
+        dg.TableColumn("contexts", "list<string>", description="retrieved passages in rank order"),
+        dg.TableColumn("ground_truth", "string", description="the reference answer, if there is one"),
+        dg.TableColumn("metadata", "string", description="JSON object"),
+    ]
+)
+SCORE_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("case_id", "string"),
+        dg.TableColumn("metric", "string"),
+        dg.TableColumn("value", "double", description="in [0, 1]; null where it could not be measured"),
+        dg.TableColumn("threshold", "double"),
+        dg.TableColumn("passed", "bool", description="null where unmeasured"),
+        dg.TableColumn("unmeasured", "string", description="the reason"),
+        dg.TableColumn("evidence", "string", description="JSON object: what the value rests on"),
+        dg.TableColumn("metric_version", "string"),
+        dg.TableColumn("seconds", "double"),
+    ]
+)
+
+
+def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefinition]:
+    """`<dataset>/cases`, `<dataset>/scores` and `<dataset>/report`."""
+    partitions = batch_partitions(spec.name)
+    policy = dg.BackfillPolicy.multi_run(spec.partitions_per_run) if spec.partitions_per_run else dg.BackfillPolicy.single_run()
+    common: dict[str, Any] = {"group_name": spec.name, "owners": list(spec.owners)}
+    folder = ResultsFolder(root=settings.results_dir, dataset=spec.name)
+
+    @dg.asset(
+        key=[spec.name, "cases"],
+        description=f"{spec.description} The cases of a batch, checked, as they are scored.".strip(),
+        partitions_def=partitions,
+        backfill_policy=policy,
+        io_manager_key="cases_io",
+        kinds={"parquet"},
+        metadata={"dagster/column_schema": CASE_COLUMNS, "files": str(spec.folder / spec.files)},
+        **common,
+    )
+    def cases(context: dg.AssetExecutionContext) -> BatchStream:
+        keys = list(context.partition_keys)
+        # Every file is checked before the first batch is written: a bad row refuses its snapshot whole.
+        snapshots = {name: spec.snapshot_file(name) for name in dict.fromkeys(map(snapshot_of, in_order(keys)))}
+        described = {name: describe_snapshot(_inspected(file), spec) for name, file in snapshots.items()}
+        unknown = [key for key in keys if key not in described[snapshot_of(key)][0].batch_keys]
+        if unknown:
+            gone = ", ".join(unknown)
+            raise dg.Failure(
+                f"These batches are no part of their snapshot any more: {gone}. Choose others; "
+                "new_snapshot_sensor or register_snapshots_job brings the partitions up to date.",
+                allow_retries=False,
+            )
+        wanted = set(keys)
+
+        def batches() -> Iterator[Batch]:
+            for name, (snapshot, size) in described.items():
+                for batch in split_into_batches(read_cases(snapshots[name]), snapshot=snapshot, batch_size=size):
+                    if batch.key in wanted:
+                        metadata = {"dagster/partition_row_count": len(batch.cases), "dataset_digest": snapshot.digest}
+                        context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=batch.key)
+                        yield batch
+
+        return BatchStream(batches())
+
+    @dg.asset(
+        key=[spec.name, "scores"],
+        ins={"cases": dg.AssetIn(key=[spec.name, "cases"])},
+        description=f"Every case of a batch scored with {', '.join(spec.metrics)}.",
+        partitions_def=partitions,
+        backfill_policy=policy,
+        io_manager_key="scores_io",
+        kinds={"parquet"},
+        metadata={"dagster/column_schema": SCORE_COLUMNS},
+        # Without a judge there is nothing to wait for, and a killed run would keep its slot.
+        pool="judge" if settings.profile.provider else None,
+        **common,
+    )
+    def scores(
+        context: dg.AssetExecutionContext,
+        cases: StoredBatches,
+        score_store: dg.ResourceParam[str],
+        judge: dg.ResourceParam[Profile],
+    ) -> ScoredBatches:
+        context.log.info(f"profile {judge.name}, judge {judge.judge}")
+        done: dict[str, BatchScores] = {}
+        for scored in _scored(cases, spec, settings, store_url=score_store):
+            done[scored.key] = scored
+            context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
+            context.log.info(f"{scored.key}: {len(scored.scores)} scores ({len(done)} of {len(cases)} batches)")
+        return ScoredBatches(done)
+
+    @dg.asset(
+        key=[spec.name, "report"],
+        deps=[[spec.name, "cases"], [spec.name, "scores"]],
+        description="Pass rate, coverage and every metric of a snapshot; its materializations are the history of the dataset.",
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        io_manager_key="report_io",
+        dagster_type=dg.Any,
+        kinds={"json"},
+        check_specs=report_check_specs(dg.AssetKey([spec.name, "report"])),
+        **common,
+    )
+    def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
+        existing = context.instance.get_dynamic_partitions(partitions.name or "")
+        wanted = snapshots_in(context.run.tags, existing) or folder.unreported() or folder.snapshots()[-1:]
+        if not wanted:
+            raise dg.Failure(
+                f"No batch of {spec.name} is scored yet. Materialize {spec.name}/scores first.", allow_retries=False
+            )
+        for snapshot in wanted[:-1]:
+            earlier = summarize_snapshot(folder, snapshot, settings=settings, run_id=context.run_id)
+            write_report(folder, earlier)
+            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=report_metadata(earlier, folder)))
+        newest = summarize_snapshot(folder, wanted[-1], settings=settings, run_id=context.run_id)
+        return dg.MaterializeResult(
+            value=newest,
+            metadata=report_metadata(newest, folder),
+            check_results=check_report(
+                newest,
+                min_pass_rate=settings.min_pass_rate if spec.min_pass_rate is None else spec.min_pass_rate,
+                min_coverage=settings.min_coverage,
+            ),
+        )
+
+    return [cases, scores, report]
+
+
+def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
+    """What the UI shows of a report; the numbers are plotted over the materializations."""
+    snapshot = report.info.snapshot
+    figures: dict[str, float | int] = {
+        "pass_rate": report.pass_rate,
+        "coverage": report.coverage,
+        "cases": report.case_count,
+        "failed_cases": report.failed,
+        "unmeasured_cases": report.unmeasured,
+        "scores_computed": report.computed,
+        "scores_from_store": report.reused,
+        "tokens": report.prompt_tokens + report.completion_tokens,
+    }
+    means = {f"mean_{metric.name}": metric.mean for metric in report.metrics if metric.mean is not None}
+    tables = {"metrics": metrics_table(report), "worst_cases": worst_table(report.worst)}
+    return {
+        "snapshot": snapshot,
+        **figures,
+        **means,
+        "missing_batches": list(report.info.missing_batches),
+        "dataset_digest": report.dataset_digest,
+        "results": dg.MetadataValue.path(str(folder.results_file(snapshot))),
+        "report": dg.MetadataValue.path(str(folder.markdown_file(snapshot))),
+        **{name: dg.MetadataValue.md("\n".join(lines)) for name, lines in tables.items()},
+    }
+
+
+def _inspected(file: Path) -> Any:
+    try:
+        return inspect_dataset(file)
+    except PipelineError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def _scored(cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str) -> Iterator[BatchScores]:
+    for _, keys in groupby(cases, key=snapshot_of):
+        chosen = list(keys)
+        first = cases[chosen[0]]
+        plan = plan_scoring(spec.metrics, settings=settings, snapshot=first.snapshot, spec=spec)
+        batches: Iterable[Batch] = (cases[key] for key in chosen)
+        workers = worker_count(settings, len(first.cases) * len(chosen))
+        yield from score_batches(batches, plan=plan, store_url=store_url, workers=workers)
+
+
+def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
+    measured = [score for score in scored.scores if score.value is not None]
+    return {
+        "dagster/partition_row_count": len(scored.scores),
+        "cases": len(scored.results),
+        "passed_cases": sum(result.passed is True for result in scored.results),
+        "failed_cases": sum(result.passed is False for result in scored.results),
+        "unmeasured_scores": len(scored.scores) - len(measured),
+        "scores_from_store": sum(score.reused for score in measured),
+    }

@@ -1,0 +1,40 @@
+"""Everything of a code location put together: every dataset of the catalog as assets, jobs, a schedule, a sensor."""
+
+from __future__ import annotations
+
+import warnings
+
+import dagster as dg
+
+from evalvault_pipeline.cases.catalog import Catalog
+from evalvault_pipeline.defs.assets import dataset_assets
+from evalvault_pipeline.defs.io_managers import CasesIOManager, ReportIOManager, ScoresIOManager
+from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, register_job
+from evalvault_pipeline.defs.resources import JudgeResource, ScoreStoreResource
+from evalvault_pipeline.defs.schedules import weekly_schedule
+from evalvault_pipeline.defs.sensors import new_snapshot_sensor
+from evalvault_pipeline.settings import Settings
+
+
+def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
+    """The code location for these settings and this catalog."""
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill_policy, which the design stands on
+    specs = list(catalog.datasets.values())
+    jobs = [dataset_job(spec) for spec in specs]
+    everything = all_datasets_job(catalog, lambda name: definitions.resolve_job_def(name))
+    results_dir = str(settings.results_dir)
+    definitions = dg.Definitions(
+        assets=[asset for spec in specs for asset in dataset_assets(spec, settings)],
+        jobs=[*jobs, everything, register_job(catalog)],
+        schedules=[weekly_schedule(everything, settings)],
+        sensors=[new_snapshot_sensor(catalog, jobs)] if jobs else [],
+        resources={
+            "cases_io": CasesIOManager(results_dir=results_dir),
+            "scores_io": ScoresIOManager(results_dir=results_dir),
+            "report_io": ReportIOManager(results_dir=results_dir),
+            "score_store": ScoreStoreResource(url=settings.score_store_url),
+            "judge": JudgeResource(profile=settings.profile.name),
+        },
+        executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,
+    )
+    return definitions

@@ -1,0 +1,105 @@
+"""Where Dagster keeps what the assets hand on: Parquet per batch, JSON and Markdown per report, all written atomically.
+
+The files' layout and their contents stand in `publishing/tables.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from evalvault_pipeline.cases.model import Batch
+from evalvault_pipeline.publishing.tables import (
+    ResultsFolder,
+    read_batch,
+    write_batch,
+    write_report,
+    write_scores,
+)
+from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.model import BatchScores
+
+
+@dataclass(frozen=True)
+class BatchStream:
+    """Batches on their way to disk: read once, one in memory at a time."""
+
+    batches: Iterable[Batch]
+
+
+class StoredBatches(Mapping[str, Batch]):
+    """Partition key -> batch, read from its file when asked for."""
+
+    def __init__(self, folder: ResultsFolder, keys: Iterable[str]) -> None:
+        self._folder = folder
+        self._keys = tuple(keys)
+
+    def __getitem__(self, key: str) -> Batch:
+        return read_batch(self._folder.cases_file(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+@dataclass(frozen=True)
+class ScoredBatches:
+    """Partition key -> its scores."""
+
+    batches: Mapping[str, BatchScores]
+
+
+class _FolderIOManager(dg.ConfigurableIOManager):
+    results_dir: str
+
+    def folder(self, context: dg.OutputContext | dg.InputContext) -> ResultsFolder:
+        return ResultsFolder(root=Path(self.results_dir), dataset=context.asset_key.path[0])
+
+
+class CasesIOManager(_FolderIOManager):
+    """`cases/<batch>.parquet`."""
+
+    def handle_output(self, context: dg.OutputContext, obj: BatchStream) -> None:
+        folder = self.folder(context)
+        for batch in obj.batches:
+            write_batch(folder.cases_file(batch.key), batch)
+
+    def load_input(self, context: dg.InputContext) -> StoredBatches:
+        return StoredBatches(self.folder(context), in_order(context.asset_partition_keys))
+
+
+class ScoresIOManager(_FolderIOManager):
+    """`scores/<batch>.parquet`."""
+
+    def handle_output(self, context: dg.OutputContext, obj: ScoredBatches) -> None:
+        folder = self.folder(context)
+        for key, scored in obj.batches.items():
+            write_scores(folder.scores_file(key), scored)
+
+    def load_input(self, context: dg.InputContext) -> None:
+        raise dg.DagsterInvariantViolationError("Read scores with publishing.tables.SnapshotResults, beside their cases.")
+
+
+class ReportIOManager(_FolderIOManager):
+    """`results.json` and `report.md`."""
+
+    def handle_output(self, context: dg.OutputContext, obj: RunReport) -> None:
+        write_report(self.folder(context), obj)
+
+    def load_input(self, context: dg.InputContext) -> None:
+        raise dg.DagsterInvariantViolationError("Read the report's results.json.")
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Batch keys by snapshot and batch; Dagster hands them over in any order."""
+    parts = (key.rpartition("/") for key in keys)
+    return [f"{snapshot}/{index}" for snapshot, index in sorted(((part[0], part[2]) for part in parts), key=_batch_order)]
+
+
+def _batch_order(item: tuple[str, str]) -> tuple[str, int]:
+    return item[0], int(item[1])

@@ -1,0 +1,71 @@
+"""What starts a run without the clock: a snapshot file that appears or changes."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from evalvault_pipeline.cases.catalog import Catalog
+from evalvault_pipeline.defs.jobs import evaluation_job_name
+from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.errors import PipelineError
+
+# A file that was written to a moment ago may not be whole yet.
+SETTLED_SECONDS = 5.0
+
+
+def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinition:
+    """`new_snapshot_sensor`: registers a new or changed snapshot's batches and requests a run over them.
+
+    The cursor holds size and time of each file that was dealt with. A snapshot whose file is removed keeps its partitions
+    and its history. A bad file is named in the tick, and tried again when it changes.
+    """
+
+    @dg.sensor(
+        name="new_snapshot_sensor",
+        jobs=jobs,
+        minimum_interval_seconds=30,
+        description="Scores a snapshot when its file appears or changes.",
+    )
+    def watch_snapshots(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        seen: dict[str, list[int]] = json.loads(context.cursor or "{}")
+        requests: list[dg.RunRequest] = []
+        problems: list[str] = []
+        for spec in catalog.datasets.values():
+            try:
+                snapshots = spec.snapshots()
+            except PipelineError as error:
+                problems.append(str(error))
+                continue
+            for snapshot, file in snapshots.items():
+                name, state = f"{spec.name}/{snapshot}", _state(file)
+                if state is None or seen.get(name) == state:
+                    continue
+                try:
+                    plan = register_snapshot(context.instance, spec, snapshot)
+                except PipelineError as error:
+                    problems.append(str(error))
+                else:
+                    run_key = f"{name}/{plan.snapshot.digest[:16]}/{plan.snapshot.batch_count}"
+                    requests.append(dg.RunRequest(run_key=run_key, job_name=evaluation_job_name(spec.name), tags=plan.tags))
+                seen[name] = state
+        for problem in problems:
+            context.log.error(problem)
+        return dg.SensorResult(
+            run_requests=requests,
+            cursor=json.dumps(seen),
+            skip_reason=None if requests else dg.SkipReason("\n".join(problems) or "no snapshot is new or changed"),
+        )
+
+    return watch_snapshots
+
+
+def _state(file: Path) -> list[int] | None:
+    """[size, time of writing]; None while the file is still being written."""
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return None
+    return None if 0 <= time.time() - stat.st_mtime < SETTLED_SECONDS else [stat.st_size, stat.st_mtime_ns]

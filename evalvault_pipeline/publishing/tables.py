@@ -1,0 +1,256 @@
+"""Batches and their scores as Parquet files, one per batch: what a person opens, and what the report is made from.
+
+<results>/<dataset>/<snapshot>/cases/0003.parquet
+<results>/<dataset>/<snapshot>/scores/0003.parquet
+<results>/<dataset>/<snapshot>/results.json, report.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalvault_pipeline.cases.loading import ContentDigest
+from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
+from evalvault_pipeline.errors import UnknownSnapshot
+from evalvault_pipeline.publishing.markdown import report_markdown
+from evalvault_pipeline.publishing.results_file import replacing, write_results
+from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.model import BatchScores, CaseResult, MetricScore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ABOUT = b"evalvault"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsFolder:
+    """Where the results of one dataset lie. A batch is named by its partition key, `2026w47/0003`."""
+
+    root: Path
+    dataset: str
+
+    def cases_file(self, key: str) -> Path:
+        return self._batch_file(key, "cases")
+
+    def scores_file(self, key: str) -> Path:
+        return self._batch_file(key, "scores")
+
+    def results_file(self, snapshot: str) -> Path:
+        return self.root / self.dataset / snapshot / "results.json"
+
+    def markdown_file(self, snapshot: str) -> Path:
+        return self.root / self.dataset / snapshot / "report.md"
+
+    def snapshots(self) -> list[str]:
+        """Snapshots of which something was scored."""
+        return sorted(folder.parent.name for folder in (self.root / self.dataset).glob("*/scores"))
+
+    def unreported(self) -> list[str]:
+        """Snapshots with scores newer than their report, or without one."""
+        return [snapshot for snapshot in self.snapshots() if self._is_stale(snapshot)]
+
+    def _is_stale(self, snapshot: str) -> bool:
+        report = self.results_file(snapshot)
+        newest = max((file.stat().st_mtime_ns for file in report.parent.glob("scores/*.parquet")), default=0)
+        return newest > 0 and (not report.exists() or report.stat().st_mtime_ns < newest)
+
+    def _batch_file(self, key: str, noun: str) -> Path:
+        snapshot, _, index = key.rpartition("/")
+        return self.root / self.dataset / snapshot / noun / f"{index}.parquet"
+
+
+class SnapshotResults:
+    """The scored cases of a snapshot, batch by batch from Parquet, as often as they are gone through.
+
+    It stands on the batches of the newest version of the snapshot that were all scored in the same way (metrics, versions,
+    thresholds) and whose scores belong to their cases; `missing` names the others.
+    """
+
+    def __init__(self, folder: ResultsFolder, snapshot: str) -> None:
+        self._folder = folder
+        cases = _about_files(folder.cases_file(f"{snapshot}/x").parent)
+        scores = _about_files(folder.scores_file(f"{snapshot}/x").parent)
+        if not cases or not scores:
+            raise UnknownSnapshot(folder.dataset, snapshot, known=folder.snapshots())
+        self.snapshot = _snapshot_of(_newest(cases))
+        self.plan: dict[str, tuple[float, str]] = {
+            metric: (threshold, version) for metric, (threshold, version) in _newest(scores)["plan"].items()
+        }
+        self.keys = [
+            key
+            for index, key in enumerate(self.snapshot.batch_keys, start=1)
+            if (name := f"{index:04d}") in cases
+            and name in scores
+            and _snapshot_of(cases[name][1]) == self.snapshot
+            and scores[name][1]["plan"] == _newest(scores)["plan"]
+            and scores[name][1]["cases"] == cases[name][1]["cases"]
+        ]
+        self.missing = [key for key in self.snapshot.batch_keys if key not in self.keys]
+
+    def __iter__(self) -> Iterator[CaseResult]:
+        for key in self.keys:
+            yield from read_scores(self._folder.scores_file(key), read_batch(self._folder.cases_file(key))).results
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return {metric: threshold for metric, (threshold, _) in self.plan.items()}
+
+    @property
+    def metric_versions(self) -> dict[str, str]:
+        return {metric: version for metric, (_, version) in self.plan.items()}
+
+
+def _about_files(folder: Path) -> dict[str, tuple[int, dict[str, Any]]]:
+    """File stem -> (time of writing, what the file says about itself)."""
+    import pyarrow.parquet as pq
+
+    return {
+        file.stem: (file.stat().st_mtime_ns, json.loads(pq.read_schema(file).metadata[_ABOUT]))
+        for file in sorted(folder.glob("*.parquet"))
+    }
+
+
+def _newest(files: dict[str, tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    return max(files.values(), key=lambda item: item[0])[1]
+
+
+def _snapshot_of(about: dict[str, Any]) -> Snapshot:
+    return Snapshot(**about["snapshot"])
+
+
+def write_report(folder: ResultsFolder, report: RunReport) -> None:
+    """Write results.json and report.md of a snapshot, each atomically."""
+    snapshot = report.info.snapshot
+    write_results(folder.results_file(snapshot), report)
+    with replacing(folder.markdown_file(snapshot)) as file:
+        file.write(report_markdown(report))
+
+
+def write_batch(path: Path, batch: Batch) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        {
+            "id": pa.string(),
+            "question": pa.string(),
+            "answer": pa.string(),
+            "contexts": pa.list_(pa.string()),
+            "ground_truth": pa.string(),
+            "metadata": pa.string(),
+        }
+    )
+    rows = [
+        {
+            "id": case.case_id,
+            "question": case.question,
+            "answer": case.answer,
+            "contexts": list(case.contexts),
+            "ground_truth": case.ground_truth,
+            "metadata": _json(case.metadata),
+        }
+        for case in batch.cases
+    ]
+    cases = _digest_of(batch.cases)
+    _write(path, rows, schema, {"snapshot": asdict(batch.snapshot), "index": batch.index, "cases": cases})
+
+
+def read_batch(path: Path) -> Batch:
+    about, rows = _read(path)
+    return Batch(
+        snapshot=_snapshot_of(about),
+        index=about["index"],
+        cases=tuple(
+            EvalCase(
+                case_id=row["id"],
+                question=row["question"],
+                answer=row["answer"],
+                contexts=tuple(row["contexts"]),
+                ground_truth=row["ground_truth"],
+                metadata=json.loads(row["metadata"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def write_scores(path: Path, scored: BatchScores) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        {
+            "case_id": pa.string(),
+            "metric": pa.string(),
+            "value": pa.float64(),
+            "threshold": pa.float64(),
+            "passed": pa.bool_(),
+            "unmeasured": pa.string(),
+            "detail": pa.string(),
+            "evidence": pa.string(),
+            "metric_version": pa.string(),
+            "judge": pa.string(),
+            "seconds": pa.float64(),
+            "prompt_tokens": pa.int64(),
+            "completion_tokens": pa.int64(),
+            "reused": pa.bool_(),
+        }
+    )
+    rows = [
+        {
+            **{name: getattr(score, name) for name in schema.names if name != "evidence"},
+            "evidence": _json(score.evidence),
+        }
+        for result in scored.results
+        for score in result.scores
+    ]
+    cases = _digest_of(result.case for result in scored.results)
+    plan = {score.metric: [score.threshold, score.metric_version] for score in scored.scores}
+    _write(path, rows, schema, {"snapshot": asdict(scored.snapshot), "index": scored.index, "cases": cases, "plan": plan})
+
+
+def read_scores(path: Path, batch: Batch) -> BatchScores:
+    """The scores of `batch`, in the order of its cases."""
+    by_case: dict[str, list[MetricScore]] = {}
+    for row in _read(path)[1]:
+        del row["passed"]
+        row["evidence"] = json.loads(row["evidence"])
+        by_case.setdefault(row["case_id"], []).append(MetricScore(**row))
+    results = tuple(CaseResult(case=case, scores=tuple(by_case.get(case.case_id, ()))) for case in batch.cases)
+    return BatchScores(snapshot=batch.snapshot, index=batch.index, results=results)
+
+
+def _digest_of(cases: Iterable[EvalCase]) -> str:
+    content = ContentDigest()
+    for case in cases:
+        content.add(case)
+    return content.hexdigest()
+
+
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, about: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({_ABOUT: _json(about).encode()}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read()
+    return json.loads(table.schema.metadata[_ABOUT]), table.to_pylist()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
