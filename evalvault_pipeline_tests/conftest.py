@@ -1,0 +1,55 @@
+"""What many tests use: a clean environment, the demo data, and the original tool's datasets where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.settings import Settings, load_settings, variables
+
+PROJECT = Path(__file__).resolve().parent.parent
+ORIGINAL_DATA = Path(os.environ.get("EVALVAULT_ORIGINAL_DATA") or PROJECT.parent / "shared" / "data" / "evalvault")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine reaches a test."""
+    for name in [*variables(), "DAGSTER_HOME", "DAGSTER_PG_HOST"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def original_data() -> Path:
+    """The original tool's datasets; a test that uses them is skipped, with the reason, where they are not there."""
+    if not ORIGINAL_DATA.is_dir():
+        pytest.skip(f"the original tool's datasets are not at {ORIGINAL_DATA}; name their folder in EVALVAULT_ORIGINAL_DATA")
+    return ORIGINAL_DATA
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Offline settings that write below `tmp_path` and need no Korean model."""
+    return load_settings(tmp_path, EVALVAULT_RESULTS_DIR=str(tmp_path / "results"), EVALVAULT_TOKENIZER="ngram")
+
+
+@pytest.fixture
+def a_case() -> Callable[..., EvalCase]:
+    """A good case, with what a test changes about it."""
+
+    def make(**changes: Any) -> EvalCase:
+        values: dict[str, Any] = {
+            "case_id": "c1",
+            "question": "암 진단비는 얼마인가요?",
+            "answer": "암 진단비는 3천만원입니다.",
+            "contexts": ("암 진단비는 일반암 기준 3,000만원이 지급됩니다.", "보험금 청구에는 진단서가 필요합니다."),
+            "ground_truth": "암 진단비는 3,000만원입니다.",
+            "metadata": {},
+        }
+        return EvalCase(**{**values, **changes})
+
+    return make
