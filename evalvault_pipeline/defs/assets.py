@@ -139,10 +139,10 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
                 f"No batch of {spec.name} is scored yet. Materialize {spec.name}/scores first.", allow_retries=False
             )
         for snapshot in wanted[:-1]:
-            earlier = summarize_snapshot(folder, snapshot, settings=settings, run_id=context.run_id)
+            earlier = summarize_snapshot(folder, snapshot, settings=settings, run_id=context.run.run_id)
             write_report(folder, earlier)
             context.log_event(dg.AssetMaterialization(context.asset_key, metadata=report_metadata(earlier, folder)))
-        newest = summarize_snapshot(folder, wanted[-1], settings=settings, run_id=context.run_id)
+        newest = summarize_snapshot(folder, wanted[-1], settings=settings, run_id=context.run.run_id)
         return dg.MaterializeResult(
             value=newest,
             metadata=report_metadata(newest, folder),
@@ -160,8 +160,8 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
     """What the UI shows of a report; the numbers are plotted over the materializations."""
     snapshot = report.info.snapshot
     figures: dict[str, float | int] = {
-        "pass_rate": report.pass_rate,
-        "coverage": report.coverage,
+        "pass_rate": round(report.pass_rate, 4),
+        "coverage": round(report.coverage, 4),
         "cases": report.case_count,
         "failed_cases": report.failed,
         "unmeasured_cases": report.unmeasured,
@@ -169,7 +169,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         "scores_from_store": report.reused,
         "tokens": report.prompt_tokens + report.completion_tokens,
     }
-    means = {f"mean_{metric.name}": metric.mean for metric in report.metrics if metric.mean is not None}
+    means = {f"mean_{metric.name}": round(metric.mean, 4) for metric in report.metrics if metric.mean is not None}
     tables = {"metrics": metrics_table(report), "worst_cases": worst_table(report.worst)}
     return {
         "snapshot": snapshot,

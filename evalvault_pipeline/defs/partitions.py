@@ -45,7 +45,8 @@ def plan_registration(spec: DatasetSpec, snapshot: str, *, existing: Sequence[st
     # The set keeps the order of insertion, and a range needs the batches of a snapshot side by side: one that grows moves to
     # the end, unless it is there already.
     grows = len(mine) < len(wanted)
-    stays = mine == wanted[: len(mine)] and _side_by_side(mine, existing) and (not grows or _last(mine, existing))
+    shared = min(len(mine), len(wanted))
+    stays = mine[:shared] == wanted[:shared] and _side_by_side(mine, existing) and (not grows or _last(mine, existing))
     kept = set(mine) if stays else set()
     return Registration(
         snapshot=described,

@@ -1,0 +1,86 @@
+"""A small project for Dagster: a catalog with one dataset, whose snapshots the tests write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec, load_catalog
+from evalvault_pipeline.defs.build import build_definitions
+from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.publishing.tables import ResultsFolder
+from evalvault_pipeline.settings import Settings
+
+CATALOG = """
+[datasets.demo]
+files = "datasets/demo/*"
+language = "en"
+metrics = ["exact_match", "number_consistency"]
+batch_size = 2
+"""
+
+
+def cases_of(count: int, *, bad: int = 0) -> list[dict[str, Any]]:
+    """`count` cases, the first `bad` of which fail."""
+    return [
+        {
+            "id": f"c{number}",
+            "question": f"What is the limit of plan {number}?",
+            "answer": f"The limit is {number + (1 if number <= bad else 0)} dollars.",
+            "contexts": [f"Plan {number} has a limit of {number} dollars."],
+            "ground_truth": f"The limit is {number} dollars.",
+        }
+        for number in range(1, count + 1)
+    ]
+
+
+class Project:
+    """A project folder and its definitions."""
+
+    def __init__(self, folder: Path, settings: Settings, instance: dg.DagsterInstance, catalog: str = CATALOG) -> None:
+        self.folder, self.settings, self.instance = folder, settings, instance
+        (folder / "datasets" / "demo").mkdir(parents=True)
+        (folder / "catalog.toml").write_text(catalog, encoding="utf-8")
+
+    @property
+    def catalog(self) -> Catalog:
+        return load_catalog(self.folder / "catalog.toml")
+
+    @property
+    def spec(self) -> DatasetSpec:
+        return self.catalog.dataset("demo")
+
+    @property
+    def definitions(self) -> dg.Definitions:
+        return build_definitions(self.settings, self.catalog)
+
+    @property
+    def results(self) -> ResultsFolder:
+        return ResultsFolder(root=self.settings.results_dir, dataset="demo")
+
+    def write(self, snapshot: str, cases: list[dict[str, Any]], **header: Any) -> Path:
+        file = self.folder / "datasets" / "demo" / f"{snapshot}.json"
+        file.write_text(json.dumps({"test_cases": cases, **header}), encoding="utf-8")
+        return file
+
+    def register(self, snapshot: str) -> list[str]:
+        return register_snapshot(self.instance, self.spec, snapshot).snapshot.batch_keys
+
+    def run(self, tags: dict[str, str], job: str = "demo_evaluation_job") -> dg.ExecuteInProcessResult:
+        found = self.definitions.resolve_job_def(job)
+        return found.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
+
+    def report(self, snapshot: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.results.results_file(snapshot).read_text(encoding="utf-8"))
+        return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, settings: Settings) -> Iterator[Project]:
+    with dg.instance_for_test() as instance:
+        yield Project(tmp_path, settings, instance)
