@@ -34,8 +34,8 @@ format: setup-dev ## format and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 dev: setup ## open the Dagster UI on http://127.0.0.1:3000
-	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster instance migrate >/dev/null
-	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
+	@$(BIN)/dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job >data/dev.log 2>&1 || { cat data/dev.log; exit 1; }
+	$(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
 
 bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
@@ -51,7 +51,7 @@ lock: setup ## pin every dependency with its hash
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 clean: ## remove what runs and builds have written
-	rm -rf $(VENV) data/results data/.dagster .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) data/results data/.dagster data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }

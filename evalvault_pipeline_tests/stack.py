@@ -32,8 +32,7 @@ class UserProject:
         kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
         self.environment = {
             **{name: os.environ[name] for name in kept if name in os.environ},
-            "HOME": str(folder),
-            "DAGSTER_HOME": str(folder),
+            "HOME": str(folder.with_name(f"{folder.name}-home")),
             "EVALVAULT_TOKENIZER": "ngram",
             **environment,
         }
@@ -79,7 +78,6 @@ class DagsterDev:
     def __init__(self, project: UserProject) -> None:
         self.project = project
         self.log = project.folder / "dagster-dev.log"
-        project.run("dagster", "instance", "migrate")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process = project.start("dagster", "dev", "-h", "127.0.0.1", "-p", str(self.port), log=self.log)
