@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalvault_pipeline.cases.model import RowProblem
@@ -29,6 +29,16 @@ class PipelineError(Exception):
     """Base of all that this package raises on purpose; its text is written for the person who reads it."""
 
     exit_code = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its text, whatever the constructor takes; else an error of a worker process would break the pool."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(cls: type[PipelineError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PipelineError:
+    error = cls.__new__(cls, *args)
+    vars(error).update(attributes)
+    return error
 
 
 class MissingSetting(PipelineError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -66,7 +67,7 @@ PROFILES: dict[ProfileName, Profile] = {
 def _time_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: `Asia` is a folder of zones
         raise ValueError("no such time zone; write an IANA name such as Asia/Seoul") from None
     return name
 
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     store_url: str | None = Field(
         None,
         validation_alias="EVALVAULT_STORE_URL",
+        repr=False,  # it may hold a password
         description="Score store as an SQLAlchemy URL (SQLite or Postgres); default: scores.sqlite in the results folder.",
     )
     min_pass_rate: Share = Field(
@@ -164,7 +166,9 @@ def load_settings(directory: Path | None = None, **overrides: Any) -> Settings:
             f"EVALVAULT_ENV is `{environment}`, but there is no file {env_file}. Create it, or unset EVALVAULT_ENV."
         )
     try:
-        settings = Settings(_env_file=env_file, **overrides)
+        settings = Settings(_env_file=env_file, _env_file_encoding="utf-8-sig", **overrides)
+    except UnicodeDecodeError:
+        raise InvalidSetting(f"{env_file} is not UTF-8. Save it as UTF-8.") from None
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -186,7 +190,8 @@ def _refuse_plain_env_file(folder: Path) -> None:
     file = folder / ".env"
     if not file.is_file():
         return
-    ours = sorted(set(dotenv_values(file, interpolate=False)) & set(variables()))
+    text = file.read_text(encoding="utf-8-sig", errors="replace")  # most such files are not ours
+    ours = sorted(set(dotenv_values(stream=StringIO(text), interpolate=False)) & set(variables()))
     if ours:
         raise InvalidSetting(
             f"{file} sets {', '.join(ours)}, and Dagster's commands would let it override the process environment. "

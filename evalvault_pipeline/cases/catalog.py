@@ -19,7 +19,8 @@ from evalvault_pipeline.errors import InvalidCatalog, UnknownDataset, UnknownSna
 
 NAME = re.compile(r"[a-z0-9_]+")
 SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class DatasetSpec(BaseModel):
@@ -35,11 +36,18 @@ class DatasetSpec(BaseModel):
     owners: tuple[str, ...] = Field((), description="Dagster owners: `team:name` or an e-mail address.")
     metrics: tuple[str, ...] = Field(min_length=1, description="What is measured, by the names of `evalvault metrics`.")
     thresholds: dict[str, Share] = Field({}, description="Metric -> least value that passes; a dataset file's own come first.")
-    batch_size: Annotated[int, Field(ge=1)] | None = Field(None, description="Cases per partition; default: by dataset size.")
-    partitions_per_run: Annotated[int, Field(ge=1)] | None = Field(
+    batch_size: Count | None = Field(None, description="Cases per partition; default: by dataset size.")
+    partitions_per_run: Count | None = Field(
         None, description="Batches that one Dagster run of a backfill takes; default: all of a snapshot."
     )
     min_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_MIN_PASS_RATE for this dataset.")
+
+    @field_validator("files")
+    @classmethod
+    def _files_below_the_folder(cls, value: str) -> str:
+        if not value.strip() or Path(value).is_absolute():
+            raise ValueError("it must be a path or glob relative to the catalog's folder")
+        return value
 
     @field_validator("thresholds")
     @classmethod
@@ -47,8 +55,12 @@ class DatasetSpec(BaseModel):
         return dict(sorted(value.items()))
 
     def snapshots(self) -> dict[str, Path]:
-        """Snapshot -> file, in the order of names. Files of other formats are passed over."""
-        files = [file for file in self.folder.glob(self.files) if file.is_file() and file.suffix.lower() in READERS]
+        """Snapshot -> file, in the order of names. Hidden files, Excel's lock files and other formats are passed over."""
+        files = [
+            file
+            for file in self.folder.glob(self.files)
+            if file.suffix.lower() in READERS and not file.name.startswith((".", "~$")) and file.is_file()
+        ]
         found: dict[str, Path] = {}
         for file in sorted(files, key=lambda item: (item.stem, item.suffix)):
             if not SNAPSHOT_NAME.fullmatch(file.stem):
@@ -123,41 +135,60 @@ def load_catalog(path: Path) -> Catalog:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidCatalog(f"{path}: not valid TOML: {error}. Mend it there.") from None
+        at = re.search(r"line (\d+)", str(error))
+        line = int(at[1]) if at else text.count("\n") + 1  # without a line it is the end of the document
+        raise InvalidCatalog(f"{path}:{line}: not valid TOML: {error}. Mend it there.") from None
     unknown = set(content) - {"datasets"}
     if unknown:
         name = sorted(unknown)[0]
-        raise InvalidCatalog(f"{path}:{_line_of(text, name)}: unknown table `{name}`. Datasets stand in [datasets.<name>].")
+        raise InvalidCatalog(f"{path}:{_line_of_key(text, name)}: unknown table `{name}`. Datasets stand in [datasets.<name>].")
     tables = content.get("datasets", {})
     if not isinstance(tables, dict):
-        raise InvalidCatalog(f"{path}: `datasets` is no table. Write [datasets.<name>].")
+        raise InvalidCatalog(f"{path}:{_line_of_key(text, 'datasets')}: `datasets` is no table. Write [datasets.<name>].")
     specs = {name: _spec(path, text, name, table) for name, table in tables.items()}
     return Catalog(path=path, datasets=specs)
 
 
 def _spec(path: Path, text: str, name: str, table: object) -> DatasetSpec:
-    start = _line_of(text, f"datasets.{name}")
+    start = _line_of_table(text, name)
     if not NAME.fullmatch(name):
         raise InvalidCatalog(
             f"{path}:{start}: `{name}` cannot name a dataset; a name is made of a-z, 0-9 and `_`. "
             "(It names Dagster groups and sensors too.)"
         )
     if not isinstance(table, dict):
-        raise InvalidCatalog(f"{path}:{start}: `datasets.{name}` is no table. Write [datasets.{name}].")
+        line = _line_of_key(text, name, after=start)
+        raise InvalidCatalog(f"{path}:{line}: `datasets.{name}` is no table. Write [datasets.{name}].")
+    known = sorted(set(DatasetSpec.model_fields) - {"name", "folder"})
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise InvalidCatalog(
+            f"{path}:{_line_of_key(text, unknown[0], after=start)}: datasets.{name}: unknown key `{unknown[0]}`. "
+            f"Known keys: {', '.join(known)}."
+        )
     try:
         return DatasetSpec.model_validate({**table, "name": name, "folder": path.parent})
     except ValidationError as error:
         first = error.errors()[0]
+        line = start
+        for part in first["loc"]:
+            line = _line_of_key(text, str(part), after=line)
         key = ".".join(str(part) for part in first["loc"])
-        line = _line_of(text, str(first["loc"][-1]), after=start)
-        known = sorted(set(DatasetSpec.model_fields) - {"name", "folder"})
-        hint = f"Known keys: {', '.join(known)}." if first["type"] == "extra_forbidden" else "See docs/datasets.md."
-        raise InvalidCatalog(f"{path}:{line}: datasets.{name}: {key}: {first['msg']}. {hint}") from None
+        wrong = first["msg"].removeprefix("Value error, ")
+        raise InvalidCatalog(f"{path}:{line}: datasets.{name}: {key}: {wrong}. See docs/datasets.md.") from None
 
 
-def _line_of(text: str, word: str, *, after: int = 1) -> int:
-    lines = text.splitlines()
-    for number, line in enumerate(lines[after - 1 :], start=after):
-        if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", line.split("#")[0]):
+def _line_of_table(text: str, name: str) -> int:
+    return _line_of(text, rf"""^\s*\[\s*datasets\s*\.\s*["']?{re.escape(name)}["']?\s*[\].]""", after=1)
+
+
+def _line_of_key(text: str, key: str, *, after: int = 1) -> int:
+    return _line_of(text, rf"""(^|[\[{{,.])\s*["']?{re.escape(key)}["']?\s*[=\].]""", after=after)
+
+
+def _line_of(text: str, pattern: str, *, after: int) -> int:
+    """The first line from `after` on in which the pattern stands; `after` itself where it stands nowhere."""
+    for number, line in enumerate(text.splitlines()[after - 1 :], start=after):
+        if re.search(pattern, line.split("#")[0]):
             return number
     return after

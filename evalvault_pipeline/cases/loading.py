@@ -20,10 +20,11 @@ from evalvault_pipeline.cases.rows import (
     REQUIRED,
     THRESHOLD_PREFIX,
     case_from_row,
+    plain,
     threshold_of,
     with_canonical_names,
 )
-from evalvault_pipeline.cases.text_files import MAX_CASE_CHARS, JsonReader, bounded_lines, detect_encoding
+from evalvault_pipeline.cases.text_files import MAX_CASE_CHARS, JsonReader, bounded_lines, detect_encoding, json_fault
 from evalvault_pipeline.errors import MalformedCases, UnreadableFile
 
 Row = tuple[int, Any]  # (line, the raw row or what is wrong with it)
@@ -67,7 +68,7 @@ def inspect_dataset(path: Path, *, strict: bool = True) -> DatasetSummary:
     if problems and strict:
         raise MalformedCases(str(path), problems)
     if not count:
-        remedy = f"All of its {len(problems)} rows are bad." if problems else "Write at least one."
+        remedy = f"Every row is bad, the first so: {problems[0]}" if problems else "Write at least one."
         raise UnreadableFile(f"{path} has no cases. {remedy}")
     return DatasetSummary(
         path=path,
@@ -138,13 +139,14 @@ def _read_json_object(path: Path, json_file: JsonReader, items: HeaderItems) -> 
     if ended:
         json_file.take("}")
     while not ended:
+        json_file.expect('"')
         _line, key = json_file.value()
         json_file.take(":")
         if key == "test_cases" and json_file.peek() == "[":
             found = True
             yield from json_file.items()
         else:
-            items[str(key)] = json_file.value()
+            items[key] = json_file.value()
         ended = json_file.peek() == "}"
         json_file.take(",}")
     if not found:
@@ -161,8 +163,9 @@ def _read_json_lines(path: Path, items: HeaderItems) -> Iterator[Row]:
             elif line.strip():
                 try:
                     yield number, json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    yield number, _bad_row(path, number, "case", f"is not valid JSON: {error}", "Write one object per line.")
+                except (ValueError, RecursionError) as error:
+                    found = f"is not valid JSON: {json_fault(error)}"
+                    yield number, _bad_row(path, number, "case", found, "Write one object per line.")
 
 
 def _read_csv(path: Path, items: HeaderItems) -> Iterator[Row]:
@@ -189,65 +192,82 @@ def _read_csv(path: Path, items: HeaderItems) -> Iterator[Row]:
             except csv.Error as error:
                 remedy = 'Put text with quotes in quotes, and write each quote inside it twice: "".'
                 problem = _bad_row(path, started, "row", f"is not valid CSV: {error}", remedy)
-            for number in too_long:
-                yield number, _too_long(path, number)
-            too_long.clear()
+            if too_long:  # the lines of this row; what was read around them is not what the row says
+                problem = _too_long(path, too_long[0])
+                too_long.clear()
             if problem:
-                yield started, problem
+                yield problem.line, problem
             elif not any(cell.strip() for cell in cells):
                 continue
             elif header is None:
-                header = _columns(path, cells)
+                header = _columns(path, started, cells)
             elif len(cells) != len(header):
                 found = f"has {len(cells)} cells, the header has {len(header)}"
-                yield started, _bad_row(path, started, "row", found, "Put text with commas in quotes.")
+                yield started, _bad_row(path, started, "row", found, "Put text that holds the separator in quotes.")
             else:
-                row = dict(zip(header, cells, strict=True))
+                row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
                 _collect_thresholds(path, started, row, items)
                 yield started, row
 
 
 def _read_xlsx(path: Path, items: HeaderItems) -> Iterator[Row]:
+    header: list[str] | None = None
+    for number, cells in enumerate(_sheet_rows(path), start=1):
+        if all(cell is None or cell == "" for cell in cells):
+            continue
+        if header is None:
+            header = _columns(path, number, ["" if cell is None else str(cell) for cell in cells])
+            continue
+        row = {name: cell for name, cell in zip(header, cells, strict=False) if name}
+        _collect_thresholds(path, number, row, items)
+        yield number, row
+
+
+def _sheet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
     from zipfile import BadZipFile
+    from zlib import error as ZlibError  # noqa: N812
 
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
 
+    # What damaged workbooks were seen to raise; SyntaxError is the base of the XML parsers' errors.
+    broken_zip = (BadZipFile, ZlibError, InvalidFileException, EOFError, OSError, RuntimeError)
+    broken_content = (SyntaxError, LookupError, ValueError, TypeError)
     try:
         workbook = load_workbook(path, read_only=True, data_only=True)
-    except (BadZipFile, InvalidFileException, KeyError, ValueError, OSError) as error:
+        try:
+            sheet = workbook.worksheets[0]
+            sheet.reset_dimensions()  # some tools write a range that is too small, which would cut the rows
+            yield from sheet.iter_rows(values_only=True)
+        finally:
+            workbook.close()
+    except (*broken_zip, *broken_content) as error:
         raise UnreadableFile(f"{path}: is no workbook that can be opened ({error}). Save it again as .xlsx.") from None
-    try:
-        header: list[str] | None = None
-        for number, cells in enumerate(workbook.worksheets[0].iter_rows(values_only=True), start=1):
-            if all(cell is None or cell == "" for cell in cells):
-                continue
-            if header is None:
-                header = _columns(path, ["" if cell is None else str(cell) for cell in cells])
-                continue
-            row = {name: cell for name, cell in zip(header, cells, strict=False) if name}
-            _collect_thresholds(path, number, row, items)
-            yield number, row
-    finally:
-        workbook.close()
 
 
 def _read_parquet(path: Path, items: HeaderItems) -> Iterator[Row]:
+    names: list[str] = []
+    for number, cells in enumerate(_parquet_rows(path)):
+        if not number:
+            names = _columns(path, 1, [str(name) for name in cells])
+            continue
+        row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
+        _collect_thresholds(path, number, row, items)
+        yield number, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
+    """The column names, then the rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            yield tuple(file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=256):
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UnreadableFile(f"{path}: is no Parquet file that can be opened ({error}). Write it again.") from None
-    with file:
-        _columns(path, file.schema_arrow.names)
-        number = 0
-        for batch in file.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                _collect_thresholds(path, number, row, items)
-                yield number, row
 
 
 READERS: Mapping[str, Callable[[Path, HeaderItems], Iterator[Row]]] = {
@@ -262,17 +282,17 @@ READERS: Mapping[str, Callable[[Path, HeaderItems], Iterator[Row]]] = {
 TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
 
-def _columns(path: Path, names: list[str]) -> list[str]:
+def _columns(path: Path, line: int, names: list[str]) -> list[str]:
     columns = [name.strip() for name in names]
     named = [name for name in columns if name]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
-        raise UnreadableFile(f"{path}:1: the column `{twice[0]}` stands there twice. Rename one.")
+        raise UnreadableFile(f"{path}:{line}: the column `{twice[0]}` stands there twice. Rename one.")
     missing = [name for name in REQUIRED if name not in with_canonical_names(dict.fromkeys(named))]
     if missing:
         also = ", ".join(f"{theirs} for {ours}" for theirs, ours in ALIASES.items())
         raise UnreadableFile(
-            f"{path}:1: the columns {', '.join(missing)} are missing; found: {', '.join(named) or 'none'}. "
+            f"{path}:{line}: the columns {', '.join(missing)} are missing; found: {', '.join(named) or 'none'}. "
             f"Add them (ragas's names are fine too: {also})."
         )
     return columns
@@ -291,7 +311,7 @@ def _collect_thresholds(path: Path, line: int, row: Mapping[str, Any], items: He
 
 
 def _header(path: Path, items: HeaderItems) -> DatasetHeader:
-    texts = {name: str(items[name][1]) for name in ("name", "version", "description") if items.get(name, (0, None))[1]}
+    texts = {name: str(plain(items[name][1])) for name in ("name", "version", "description") if items.get(name, (0, None))[1]}
     metadata = items.get("metadata", (1, None))[1]
     line, declared = items.get("thresholds", (1, None))
     if not isinstance(declared, Mapping | None):
@@ -301,7 +321,7 @@ def _header(path: Path, items: HeaderItems) -> DatasetHeader:
     thresholds = {name: threshold_of(name, value, path=str(path), line=line) for name, (line, value) in wanted.items()}
     return DatasetHeader(
         **{"name": path.stem, **texts},
-        metadata=dict(metadata) if isinstance(metadata, Mapping) else {},
+        metadata=plain(metadata) if isinstance(metadata, Mapping) else {},
         thresholds={name: value for name, value in thresholds.items() if value is not None},
     )
 

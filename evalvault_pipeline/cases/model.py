@@ -34,7 +34,7 @@ class EvalCase:
     @cached_property
     def digest(self) -> str:
         """sha256 over all that a metric can see: equal digests have equal scores. The id is not part of it."""
-        scored = {name: self.metadata[name] for name in SCORED_METADATA if name in self.metadata}
+        scored = {name: self.metadata[name] for name in SCORED_METADATA if self.metadata.get(name) is not None}
         return _digest([self.question, self.answer, list(self.contexts), self.ground_truth, scored])
 
     @cached_property

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-from evalvault_pipeline.cases.model import EvalCase, RowProblem
+from evalvault_pipeline.cases.model import SCORED_METADATA, EvalCase, RowProblem
 from evalvault_pipeline.errors import UnreadableFile
 
 # Names that ragas gives to the same columns.
@@ -80,7 +80,7 @@ def _contexts(row: Mapping[str, Any], cells: bool) -> tuple[str, ...]:
     if cells and _missing(value):
         value = []
     elif cells and isinstance(value, str):
-        value = _contexts_of_cell(value)
+        value = _list_of_cell(value, "contexts")
     if value is None:
         raise _BadField("contexts", _absence(row, "contexts"), "Write a list of texts; [] where nothing was retrieved.")
     if not isinstance(value, list | tuple):
@@ -93,18 +93,17 @@ def _contexts(row: Mapping[str, Any], cells: bool) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _contexts_of_cell(cell: str) -> list[Any]:
+def _list_of_cell(cell: str, field: str) -> list[Any]:
     text = cell.strip()
     if not text.startswith("["):
         return [part for part in (piece.strip() for piece in text.split("|")) if part]
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        return list(json.loads(text))
+    except (ValueError, RecursionError):
         python_list = "; it looks like a Python list" if text.startswith("['") else ""
         raise _BadField(
-            "contexts", f"starts with `[` but is not a JSON array{python_list}", 'Write ["...", "..."] or texts with | between.'
+            field, f"starts with `[` but is not a JSON array{python_list}", 'Write ["...", "..."], with double quotes.'
         ) from None
-    return value if isinstance(value, list) else [value]
 
 
 def _metadata(row: Mapping[str, Any], cells: bool) -> dict[str, Any]:
@@ -112,18 +111,33 @@ def _metadata(row: Mapping[str, Any], cells: bool) -> dict[str, Any]:
     if cells and isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise _BadField("metadata", "is not valid JSON", 'Write an object: {"product": "auto"}.') from None
     if value is None or _missing(value):
         value = {}
     if not isinstance(value, Mapping):
         raise _BadField("metadata", f"is {_kind(value)}", 'Write an object: {"product": "auto"}.')
     extra = {
-        name: row[name]
+        name: _scored_cell(name, row[name]) if cells else row[name]
         for name in row
         if name not in _KNOWN and not (cells and (_missing(row[name]) or row[name] == "" or name.startswith(THRESHOLD_PREFIX)))
     }
-    return {str(name): _plain(item) for name, item in {**extra, **value}.items()}
+    try:
+        metadata: dict[str, Any] = plain({**extra, **value})
+    except RecursionError:
+        raise _BadField("metadata", "is nested too deeply", "Flatten it.") from None
+    if not isinstance(metadata.get("answerable"), bool | None):
+        raise _BadField("answerable", f"is {_kind(metadata['answerable'])}", "Write true or false.")
+    return metadata
+
+
+def _scored_cell(name: str, cell: Any) -> Any:
+    """The cell as JSON would hold it, where metrics read the column: `answerable` is true or false, the others are lists."""
+    if name not in SCORED_METADATA or not isinstance(cell, str):
+        return cell
+    if name == "answerable":
+        return {"true": True, "false": False}.get(cell.strip().lower(), cell)
+    return _list_of_cell(cell, name)
 
 
 _FIELDS = {
@@ -149,6 +163,8 @@ def _text(value: Any, field: str) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float | date | datetime | time):
         raise _BadField(field, f"is {_kind(value)}", "Write text.")
+    if isinstance(value, float) and math.isinf(value):
+        raise _BadField(field, "is infinite", "Write text.")
     if isinstance(value, str):
         text = unicodedata.normalize("NFC", value.replace("\r\n", "\n")).strip()
     elif isinstance(value, datetime):
@@ -175,7 +191,9 @@ def _missing(value: Any) -> bool:
 
 
 def _absence(row: Mapping[str, Any], field: str) -> str:
-    return "is null" if field in row else "is missing"
+    if field not in row:
+        return "is missing"
+    return "is null" if row[field] is None else "is NaN"
 
 
 def _kind(value: Any) -> str:
@@ -183,16 +201,16 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else f"of type {type(value).__name__}")
 
 
-def _plain(value: Any) -> Any:
-    """Metadata as JSON can hold it: NaN becomes None, a date its ISO text."""
+def plain(value: Any) -> Any:
+    """A value as JSON and UTF-8 can hold it: NaN becomes None, a date its ISO text, half a surrogate pair `?`."""
     if _missing(value):
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(plain(name)): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     return value if isinstance(value, int | float | bool) else str(value)
@@ -200,7 +218,7 @@ def _plain(value: Any) -> Any:
 
 def threshold_of(metric: str, value: Any, *, path: str, line: int) -> float | None:
     """A threshold in [0, 1]; None where the file says null or nothing. Raises UnreadableFile for anything else."""
-    if _missing(value) or value == "":
+    if _missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     number: float | None = None
     if isinstance(value, int | float) and not isinstance(value, bool):

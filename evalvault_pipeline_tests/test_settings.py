@@ -1,0 +1,236 @@
+"""Settings come from the first source that names them, and a value that cannot be used is one sentence with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from evalvault_pipeline.errors import InvalidSetting, MissingSetting
+from evalvault_pipeline.settings import PROFILES, ProfileName, load_settings, variables
+
+KEY = "sk-very-secret"
+
+
+def refusal_of(folder: Path, **overrides: str) -> str:
+    with pytest.raises(InvalidSetting) as refusal:
+        load_settings(folder, **overrides)
+    return str(refusal.value)
+
+
+def test_without_any_setting_the_profile_is_offline_and_needs_no_judge(tmp_path: Path):
+    settings = load_settings(tmp_path)
+    assert (settings.profile.name, settings.profile.provider, settings.profile.judge) == ("offline", None, "none")
+    assert (settings.catalog, settings.results_dir) == (Path("data/catalog.toml"), Path("data/results"))
+    assert (settings.min_pass_rate, settings.min_coverage, settings.timezone) == (0.8, 1.0, "Asia/Seoul")
+
+
+def test_every_profile_name_has_a_profile_of_that_name():
+    assert [profile.name for profile in PROFILES.values()] == list(get_args(ProfileName))
+
+
+@pytest.mark.parametrize(
+    ("name", "judge"), [("dev", "ollama/gemma3:1b"), ("prod", "ollama/gpt-oss-safeguard:20b"), ("openai", "openai/gpt-5-mini")]
+)
+def test_a_profile_names_its_judge(tmp_path: Path, name: str, judge: str):
+    assert load_settings(tmp_path, EVALVAULT_PROFILE=name, OPENAI_API_KEY=KEY).profile.judge == judge
+
+
+def test_offline_says_how_to_get_a_judge():
+    message = PROFILES["offline"].no_judge
+    assert message.startswith("no judge in profile offline: choose one with EVALVAULT_PROFILE=dev")
+
+
+# --- where settings come from
+
+
+def test_the_process_environment_comes_before_the_env_file_and_that_before_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\nEVALVAULT_TOKENIZER=ngram\n")
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    monkeypatch.setenv("EVALVAULT_PROFILE", "dev")
+    settings = load_settings(tmp_path)
+    assert (settings.profile_name, settings.tokenizer, settings.executor) == ("dev", "ngram", "in_process")
+    assert settings.environment == "prod"
+
+
+def test_an_override_comes_before_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALVAULT_PROFILE", "dev")
+    assert load_settings(tmp_path, EVALVAULT_PROFILE="offline").profile_name == "offline"
+
+
+def test_only_the_env_file_of_the_named_environment_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\n")
+    (tmp_path / ".env.dev").write_text("EVALVAULT_PROFILE=dev\n")
+    assert load_settings(tmp_path).profile_name == "offline"
+    monkeypatch.setenv("EVALVAULT_ENV", "dev")
+    assert load_settings(tmp_path).profile_name == "dev"
+
+
+def test_the_working_directory_is_where_env_files_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\n")
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().profile_name == "prod"
+
+
+def test_an_environment_without_its_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    assert refusal_of(tmp_path) == (
+        f"EVALVAULT_ENV is `prod`, but there is no file {tmp_path / '.env.prod'}. Create it, or unset EVALVAULT_ENV."
+    )
+
+
+def test_an_env_file_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / ".env.prod").write_bytes("# 운영\nEVALVAULT_PROFILE=prod\n".encode("cp949"))
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    assert refusal_of(tmp_path) == f"{tmp_path / '.env.prod'} is not UTF-8. Save it as UTF-8."
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Windows' editor writes one."""
+    (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\n", encoding="utf-8-sig")
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    assert load_settings(tmp_path).profile_name == "prod"
+    (tmp_path / ".env").write_text("EVALVAULT_PROFILE=prod\n", encoding="utf-8-sig")
+    assert " sets EVALVAULT_PROFILE, " in refusal_of(tmp_path)
+
+
+def test_a_plain_env_file_that_sets_one_of_our_variables_is_refused(tmp_path: Path):
+    (tmp_path / ".env").write_text(f"OTHER=1\nexport OPENAI_API_KEY={KEY}\nEVALVAULT_PROFILE=openai\n")
+    message = refusal_of(tmp_path)
+    assert message.startswith(f"{tmp_path / '.env'} sets EVALVAULT_PROFILE, OPENAI_API_KEY, and Dagster's commands would")
+    assert message.endswith("Rename it to .env.<name> and choose it with EVALVAULT_ENV=<name>.")
+    assert KEY not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"OTHER=1\n# EVALVAULT_PROFILE=dev\n", "# 운영\nOTHER=1\n".encode("cp949")])
+def test_a_plain_env_file_of_others_is_left_alone(tmp_path: Path, content: bytes):
+    (tmp_path / ".env").write_bytes(content + b"EVALVAULT_OTHER_TOOL=1\n")
+    assert load_settings(tmp_path).profile_name == "offline"
+
+
+@pytest.mark.parametrize("name", [name for name in variables() if name != "OPENAI_API_KEY"])
+def test_an_empty_variable_counts_as_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "")
+    assert load_settings(tmp_path) == load_settings(tmp_path, EVALVAULT_PROFILE="offline")
+
+
+def test_an_empty_variable_of_the_process_does_not_hide_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / ".env.dev").write_text("EVALVAULT_PROFILE=dev\n")
+    monkeypatch.setenv("EVALVAULT_ENV", "dev")
+    monkeypatch.setenv("EVALVAULT_PROFILE", "")
+    assert load_settings(tmp_path).profile_name == "dev"
+
+
+# --- values
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+):
+    monkeypatch.setenv("EVALVAULT_PROFILE", "openai")
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(MissingSetting) as refusal:
+        load_settings(tmp_path)
+    assert str(refusal.value) == (
+        "`OPENAI_API_KEY` is not set, and profile `openai` needs it. "
+        "Export it, or choose a profile that needs no key: EVALVAULT_PROFILE=offline"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EVALVAULT_PROFILE",
+        "EVALVAULT_MIN_PASS_RATE",
+        "EVALVAULT_MIN_COVERAGE",
+        "EVALVAULT_TOKENIZER",
+        "EVALVAULT_WORKERS",
+        "EVALVAULT_TIMEZONE",
+        "EVALVAULT_EXECUTOR",
+    ],
+)
+def test_a_value_that_cannot_be_used_names_the_variable_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Someone may have pasted a key into the wrong variable."""
+    monkeypatch.setenv(name, KEY)
+    with pytest.raises(InvalidSetting) as refusal:
+        load_settings(tmp_path)
+    assert str(refusal.value).startswith(f"The value of `{name}` cannot be used: ")
+    assert str(refusal.value).endswith(". See docs/configuration.md.")
+    assert KEY not in str(refusal.value)
+    assert refusal.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EVALVAULT_MIN_PASS_RATE", "80"),
+        ("EVALVAULT_MIN_PASS_RATE", "-0.1"),
+        ("EVALVAULT_MIN_PASS_RATE", "nan"),
+        ("EVALVAULT_WORKERS", "0"),
+        ("EVALVAULT_WORKERS", "257"),
+        ("EVALVAULT_WORKERS", "1.5"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(tmp_path: Path, name: str, value: str):
+    assert refusal_of(tmp_path, **{name: value}).startswith(f"The value of `{name}` cannot be used: Input should be ")
+
+
+@pytest.mark.parametrize("zone", ["Korea/Seoul", "Asia", "../etc/passwd", "Asia/" + "x" * 300, "KST+9 "])
+def test_a_time_zone_that_does_not_exist_is_refused(tmp_path: Path, zone: str):
+    assert refusal_of(tmp_path, EVALVAULT_TIMEZONE=zone) == (
+        "The value of `EVALVAULT_TIMEZONE` cannot be used: no such time zone; write an IANA name such as Asia/Seoul. "
+        "See docs/configuration.md."
+    )
+
+
+@pytest.mark.parametrize("zone", ["Asia/Seoul", "UTC", "America/New_York"])
+def test_an_iana_name_is_a_time_zone(tmp_path: Path, zone: str):
+    assert load_settings(tmp_path, EVALVAULT_TIMEZONE=zone).timezone == zone
+
+
+@pytest.mark.parametrize(
+    ("url", "completed"),
+    [
+        ("gpu-1:11434", "http://gpu-1:11434"),
+        ("http://gpu-1:11434", "http://gpu-1:11434"),
+        ("https://ollama.example.com", "https://ollama.example.com"),
+    ],
+)
+def test_a_url_without_a_scheme_is_completed(tmp_path: Path, url: str, completed: str):
+    settings = load_settings(tmp_path, OLLAMA_BASE_URL=url, OPENAI_BASE_URL=url)
+    assert (settings.ollama_base_url, settings.openai_base_url) == (completed, completed)
+
+
+def test_the_ollama_server_is_the_local_one_unless_set(tmp_path: Path):
+    assert load_settings(tmp_path).ollama_base_url == "http://localhost:11434"
+
+
+def test_no_secret_is_shown_by_the_settings(tmp_path: Path):
+    settings = load_settings(
+        tmp_path, EVALVAULT_PROFILE="openai", OPENAI_API_KEY=KEY, EVALVAULT_STORE_URL=f"postgresql://user:{KEY}@db/scores"
+    )
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == KEY
+    for shown in (repr(settings), str(settings), f"{settings.openai_api_key}", repr(settings.openai_api_key)):
+        assert KEY not in shown
+
+
+def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Path):
+    assert load_settings(tmp_path).score_store_url == "sqlite:///data/results/scores.sqlite"
+    moved = load_settings(tmp_path, EVALVAULT_RESULTS_DIR="/srv/results")
+    assert moved.score_store_url == "sqlite:////srv/results/scores.sqlite"
+    chosen = load_settings(tmp_path, EVALVAULT_STORE_URL="postgresql://db/scores")
+    assert chosen.score_store_url == "postgresql://db/scores"
+
+
+def test_every_variable_has_a_description():
+    assert all(description.endswith(".") for _default, description in variables().values())
+    assert variables()["EVALVAULT_PROFILE"][0] == "offline"
