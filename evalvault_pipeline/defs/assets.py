@@ -175,7 +175,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         "snapshot": snapshot,
         **figures,
         **means,
-        "missing_batches": list(report.info.missing_batches),
+        "missing_batches": ", ".join(report.info.missing_batches) or "none",
         "dataset_digest": report.dataset_digest,
         "results": dg.MetadataValue.path(str(folder.results_file(snapshot))),
         "report": dg.MetadataValue.path(str(folder.markdown_file(snapshot))),

@@ -32,7 +32,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "cases_io": CasesIOManager(results_dir=results_dir),
             "scores_io": ScoresIOManager(results_dir=results_dir),
             "report_io": ReportIOManager(results_dir=results_dir),
-            "score_store": ScoreStoreResource(url=settings.score_store_url),
+            "score_store": ScoreStoreResource(url=None if "@" in settings.score_store_url else settings.score_store_url),
             "judge": JudgeResource(profile=settings.profile.name),
         },
         executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dagster import DagsterInvariantViolationError
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._serdes import ConfigurableClass
+
+from evalvault_pipeline.errors import InvalidSetting
 
 VARIABLES = {
     "DAGSTER_PG_HOST": "Host of Dagster's Postgres; without it Dagster keeps its runs in SQLite.",
@@ -37,7 +38,7 @@ class InstanceStorage(DagsterStorage, ConfigurableClass):
 
         missing = [name for name in ("DAGSTER_PG_USER", "DAGSTER_PG_PASSWORD") if not os.environ.get(name)]
         if missing:
-            raise DagsterInvariantViolationError(f"DAGSTER_PG_HOST is set, but {', '.join(missing)} is not. Set both.")
+            raise InvalidSetting(f"DAGSTER_PG_HOST is set, but {', '.join(missing)} is not. Set both.")
         database: Any = {
             "hostname": host,
             "port": int(os.environ.get("DAGSTER_PG_PORT") or 5432),

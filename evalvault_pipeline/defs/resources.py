@@ -5,16 +5,16 @@ Secrets are not held here: they are read where they are used.
 
 import dagster as dg
 
-from evalvault_pipeline.settings import PROFILES, Profile, ProfileName
+from evalvault_pipeline.settings import PROFILES, Profile, ProfileName, load_settings
 
 
 class ScoreStoreResource(dg.ConfigurableResource[str]):
-    """Where scores are kept. `url` without a password; with one, set EVALVAULT_STORE_URL and leave this empty."""
+    """Where scores are kept. The UI shows `url`, so one with a password is left out and read from the settings instead."""
 
-    url: str
+    url: str | None = None
 
     def create_resource(self, context: dg.InitResourceContext) -> str:
-        return self.url
+        return self.url or load_settings().score_store_url
 
 
 class JudgeResource(dg.ConfigurableResource[Profile]):
