@@ -12,7 +12,7 @@ from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 def report_markdown(report: RunReport, *, cases: int = 20) -> str:
     info = report.info
     lines = [
-        f"# {info.dataset} {info.snapshot}: {percent(report.pass_rate)} passed",
+        f"# {_plain(info.dataset)} {_plain(info.snapshot)}: {percent(report.pass_rate)} passed",
         "",
         f"{headline(report)}",
         "",
@@ -24,14 +24,14 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
     if info.skipped_rows:
         lines += [f"## Skipped rows: {len(info.skipped_rows)}", "", *(f"- {_plain(row)}" for row in info.skipped_rows[:20]), ""]
     if info.missing_batches:
-        lines += [f"**Stands on {len(info.batches)} batches; not scored yet: {', '.join(info.missing_batches)}**", ""]
+        lines += [f"**Stands on {len(info.batches)} batches; not scored yet: {_plain(', '.join(info.missing_batches))}**", ""]
     if report.worst:
         lines += ["## Worst cases", "", *worst_table(report.worst[:cases]), ""]
     lines += [
         "## Where this comes from",
         "",
-        f"- run `{info.run_id}`, {info.started_at:%Y-%m-%d %H:%M} UTC, profile `{info.profile}`, judge `{info.judge}`",
-        f"- dataset version `{info.dataset_version}`, digest `{report.dataset_digest[:12]}`, language `{info.language}`",
+        f"- run {_plain(info.run_id)}, {info.started_at:%Y-%m-%d %H:%M} UTC, profile `{info.profile}`, judge `{info.judge}`",
+        f"- dataset version {_plain(info.dataset_version)}, digest `{report.dataset_digest[:12]}`, language `{info.language}`",
         f"- tokens by `{info.tokenizer}`; {report.computed} scores computed, {report.reused} taken from the score store",
         "",
     ]

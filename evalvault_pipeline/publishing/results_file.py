@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TextIO, TypedDict
+from typing import Annotated, Any, NotRequired, TextIO
 
 from pydantic import Field
+from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from evalvault_pipeline.reporting.report import MetricSummary, RunReport
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore

@@ -14,10 +14,13 @@ from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.scoring.metrics import Metric
 from evalvault_pipeline.scoring.model import CaseResult
 
+# All but tab and newline; an escape sequence in an answer could clear the screen or write elsewhere.
+_CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
+
 
 def print_report(report: RunReport, console: Console, *, cases: int) -> None:
     """Print the report with at most `cases` of the worst cases."""
-    table = Table(title=f"{report.info.dataset} {report.info.snapshot}", title_justify="left")
+    table = Table(title=_text(f"{report.info.dataset} {report.info.snapshot}"), title_justify="left")
     for column in ("metric", "mean", "95 % interval", "median", "threshold", "passed", "measured"):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=column == "metric")
     for metric in report.metrics:
@@ -34,7 +37,7 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
     console.print(table)
     console.print(Text(headline(report), style="bold"))
     for detail in report.unmeasured_details:
-        console.print(Text(f"unmeasured: {detail}", style="yellow"))
+        console.print(_text(f"unmeasured: {detail}", "yellow"))
     if report.info.skipped_rows:
         console.print(
             Text(f"{len(report.info.skipped_rows)} bad rows were skipped (see skipped_rows in the results)", "yellow")
@@ -53,10 +56,10 @@ def _worst(worst: Iterable[CaseResult], title: str) -> Table:
         for score in failed_scores(result):
             scores.append(f"{score.metric} {number(score.value)} < {score.threshold:g}\n", style="red")
             if reason := why(score.evidence):
-                scores.append(f"{reason}\n")
+                scores.append(_text(f"{reason}\n"))
         scores.rstrip()
-        text = Text(result.case.question, style="bold").append(f"\n{result.case.answer}", style="not bold")
-        table.add_row(Text(result.case.case_id), text, scores)
+        text = _text(result.case.question, "bold").append(_text(f"\n{result.case.answer}", "not bold"))
+        table.add_row(_text(result.case.case_id), text, scores)
     return table
 
 
@@ -73,10 +76,15 @@ def print_metrics(metrics: Iterable[Metric], console: Console) -> None:
 
 def print_catalog(states: Iterable[SnapshotState], console: Console, *, title: str) -> None:
     """Print what a check of the catalog found."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_text(title), title_justify="left")
     for column in ("dataset", "snapshot", "cases", "batches", "language", "state"):
         table.add_column(column, no_wrap=column == "dataset")
     for item in states:
-        state = Text("fine", "green") if item.problem is None else Text(item.problem, "red")
+        state = Text("fine", "green") if item.problem is None else _text(item.problem, "red")
         table.add_row(item.dataset, item.snapshot, item.cases, item.batches, item.language, state)
     console.print(table)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text that is shown as it stands: it comes from datasets, and must be neither rich's markup nor a terminal's command."""
+    return Text(text.translate(_CONTROL), style=style)

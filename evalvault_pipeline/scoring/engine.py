@@ -72,7 +72,7 @@ def score_batches(batches: Iterable[Batch], *, plan: ScoringPlan, store_url: str
                 "again, with --no-parallel or a smaller EVALVAULT_WORKERS."
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for the batches under way: no process outlives this
 
 
 def score_batch(batch: Batch, *, plan: ScoringPlan, store: ScoreStore) -> BatchScores:
@@ -84,7 +84,8 @@ def score_batch(batch: Batch, *, plan: ScoringPlan, store: ScoreStore) -> BatchS
         metrics={name: version for name, version in versions.items() if name not in plan.fresh},
     )
     if plan.fresh:
-        store.forget((case.digest for case in batch.cases), metrics=plan.fresh)
+        again = {name: version for name, version in versions.items() if name in plan.fresh}
+        store.forget((case.digest for case in batch.cases), metrics=again)
     results = []
     for case in batch.cases:
         result, new = _score_case(case, plan, tokenizer, known)

@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 from evalvault_pipeline.errors import InvalidSetting
 
 HANGUL = re.compile(r"[가-힣]")
-_WORD = re.compile(r"[0-9A-Za-z가-힣]+(?:[.,][0-9]+)*")
+# Letters of any script: an answer in Chinese must not pass for one that claims nothing.
+_WORD = re.compile(r"[^\W_]+(?:[.,][0-9]+)*")
 
 # Particles and endings that hang on Korean words, longest first; stripped only where no morpheme analyser is installed.
 _SUFFIXES = sorted(
@@ -39,8 +40,11 @@ _ENGLISH_STOP = frozenset(
     """a an the and or of to in on at by for from with as is are was were be been being it its this that these those there
     you your we our they their he she his her i my me do does did have has had will would can could may might shall should
     if then than so such also any all each under up per yes not no at least most more less only when where which who
-    percent dollar""".split()
+    percent dollar one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion""".split()
 )
+# A number in Hangul is compared as a number (quantities.py), like one in digits.
+_HANGUL_NUMBER = re.compile(r"[일이삼사오육칠팔구]*[십백천만억][일이삼사오육칠팔구십백천만억]+원?")
 
 
 class Tokenizer(Protocol):
@@ -86,7 +90,7 @@ class NgramTokenizer:
         for word in _WORD.findall(normalized(text)):
             if HANGUL.search(word):
                 stem = _without_suffix(word)
-                if stem not in _KOREAN_STOP:
+                if stem not in _KOREAN_STOP and not _HANGUL_NUMBER.fullmatch(stem):
                     found.update(_bigrams(stem))
             elif not word[0].isdigit() and word not in _ENGLISH_STOP:
                 found.add(english_stem(word))

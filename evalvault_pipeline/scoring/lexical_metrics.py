@@ -7,7 +7,6 @@ needed fields stand in `metrics.py`; none of these stands in for an LLM metric.
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,7 +33,8 @@ WHOLE_SENTENCE_WORDS = 3
 def exact_match(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
     """1 when answer and reference are equal but for case, punctuation, white space and English articles.
 
-    Source: exact match of SQuAD (Rajpurkar et al., 2016), normalisation after its evaluation script.
+    Source: exact match of SQuAD (Rajpurkar et al., 2016), normalisation after its evaluation script. Ours besides: the signs
+    `%$₩€+-` count, white space does not, and where nothing else is left (`A`, `?`) the text itself is compared.
     """
     answer, reference = _squad_form(case.answer), _squad_form(case.ground_truth or "")
     return Measured(value=float(answer == reference))
@@ -43,12 +43,14 @@ def exact_match(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
 def token_f1(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
     """F1 = 2PR / (P + R) over the multiset of shared tokens; P over the answer's, R over the reference's.
 
-    Source: F1 of SQuAD (Rajpurkar et al., 2016); Korean by morphemes, or by syllables as in KorQuAD 1.0 (Lim et al., 2019).
+    Texts without any token (an emoji, `A`) are equal or not. Source: F1 of SQuAD (Rajpurkar et al., 2016); Korean by
+    morphemes, or by syllables as in KorQuAD 1.0 (Lim et al., 2019).
     """
     answer, reference = tokenizer.tokens(case.answer), tokenizer.tokens(case.ground_truth or "")
     shared = sum((Counter(answer) & Counter(reference)).values())
     if not shared:
-        return Measured(value=float(not answer and not reference), evidence={"precision": 0.0, "recall": 0.0})
+        equal = not answer and not reference and _folded(case.answer) == _folded(case.ground_truth or "")
+        return Measured(value=float(equal), evidence={"precision": 0.0, "recall": 0.0})
     precision, recall = shared / len(answer), shared / len(reference)
     return Measured(
         value=2 * precision * recall / (precision + recall), evidence={"precision": _r(precision), "recall": _r(recall)}
@@ -58,7 +60,8 @@ def token_f1(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
 def chrf(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
     """Character n-gram F-score, orders 1 to 6, beta 2, white space left out, sentence level, in [0, 1].
 
-    Source: chrF of Popovic, 2015; as computed by sacreBLEU (`word_order=0`, effective order).
+    Source: chrF of Popovic, 2015; as computed by sacreBLEU (`word_order=0`, effective order), but for two empty texts, which
+    are equal here (1) and 0 there.
     """
     answer, reference = "".join(case.answer.split()), "".join((case.ground_truth or "").split())
     precision_sum = recall_sum = 0.0
@@ -184,7 +187,7 @@ def no_answer_accuracy(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
 
 def keyword_coverage(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
     """Share of `metadata.keywords` that stand in the answer, white space and case aside. Source: ours."""
-    keywords = _texts(case.metadata.get("keywords"))
+    keywords = _filled(case.metadata.get("keywords"))
     if not keywords:
         return _no_field("metadata.keywords")
     answer = _folded(case.answer)
@@ -240,11 +243,11 @@ def _ranked(case: EvalCase, tokenizer: Tokenizer, value: Callable[[list[bool], i
 
 def _relevance(case: EvalCase, tokenizer: Tokenizer) -> tuple[str, list[bool], int, int] | Unmeasured:
     """(basis, relevant or not by rank, references found, references): by ids, else by texts, else by the ground truth."""
-    ids, wanted_ids = _texts(case.metadata.get("context_ids")), _texts(case.metadata.get("reference_context_ids"))
-    if ids and wanted_ids:
+    ids, wanted_ids = _texts(case.metadata.get("context_ids")), _filled(case.metadata.get("reference_context_ids"))
+    if wanted_ids and (ids or not any(case.contexts)):
         wanted = set(wanted_ids)
         return "reference_context_ids", [item in wanted for item in ids], len(wanted & set(ids)), len(wanted)
-    references = _texts(case.metadata.get("reference_contexts"))
+    references = _filled(case.metadata.get("reference_contexts"))
     basis = "reference_contexts"
     if not references and case.ground_truth and not is_refusal(case.ground_truth):
         references, basis = [case.ground_truth], "ground_truth"
@@ -274,9 +277,14 @@ def _no_field(name: str) -> Unmeasured:
 
 
 def _texts(value: object) -> list[str]:
+    """What metadata lists, as text; null keeps its place as an empty text, for `context_ids` run beside the contexts."""
     if isinstance(value, str):
         return [value] if value.strip() else []
-    return [str(item) for item in value] if isinstance(value, list | tuple) else []
+    return ["" if item is None else str(item) for item in value] if isinstance(value, list | tuple) else []
+
+
+def _filled(value: object) -> list[str]:
+    return [text for text in _texts(value) if text.strip()]
 
 
 def _folded(text: str) -> str:
@@ -284,9 +292,9 @@ def _folded(text: str) -> str:
 
 
 def _squad_form(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(" " if unicodedata.category(char)[0] in "PS" and char not in "%$₩€+-" else char for char in text)
-    return "".join(word for word in re.split(r"\s+", text) if word not in {"a", "an", "the"})
+    plain = unicodedata.normalize("NFKC", text).lower()
+    plain = "".join(" " if unicodedata.category(char)[0] in "PS" and char not in "%$₩€+-" else char for char in plain)
+    return "".join(word for word in plain.split() if word not in {"a", "an", "the"}) or _folded(text)
 
 
 def _ngrams(text: str, order: int) -> Counter[str]:

@@ -109,14 +109,12 @@ _ALL = (
         "Share of the case's keywords that stand in the answer.",
         lexical.keyword_coverage,
     ),
-    _lexical(
-        "hit_rate", ("contexts", "references"), 1.0, "A relevant context was retrieved.", lexical.hit_rate, tokenized=True
-    ),
-    _lexical("mrr", ("contexts", "references"), 0.5, "1 / rank of the first relevant context.", lexical.mrr, tokenized=True),
-    _lexical("ndcg", ("contexts", "references"), 0.5, "Rank quality of the relevant contexts.", lexical.ndcg, tokenized=True),
+    _lexical("hit_rate", ("references",), 1.0, "A relevant context was retrieved.", lexical.hit_rate, tokenized=True),
+    _lexical("mrr", ("references",), 0.5, "1 / rank of the first relevant context.", lexical.mrr, tokenized=True),
+    _lexical("ndcg", ("references",), 0.5, "Rank quality of the relevant contexts.", lexical.ndcg, tokenized=True),
     _lexical(
         "retrieval_precision",
-        ("contexts", "references"),
+        ("references",),
         0.3,
         "Relevant contexts / retrieved contexts.",
         lexical.retrieval_precision,

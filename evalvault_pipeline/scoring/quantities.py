@@ -84,8 +84,10 @@ _ENGLISH = {
 _ENGLISH_NUMBER = re.compile(
     rf"\b(?P<a>{'|'.join(_ENGLISH)})(?:[-\s](?P<b>one|two|three|four|five|six|seven|eight|nine))?[-\s]"
     r"(?=(?:business |calendar |consecutive )?(?:day|week|month|year|hour|minute|time|percent|dollar|people|person)s?\b)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # without ASCII `fıve` (Turkish dotless i) is `five`, which its lower case is not
 )
+# Python's int() refuses 4,300 digits and more; so long a run is no amount.
+_ENDLESS = re.compile(r"[\d,]{1000,}")
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "k": 1_000, "m": 10**6}
 
 # What stands behind a number -> (unit, factor). The first that fits wins.
@@ -163,7 +165,7 @@ def missing_from(text: str, sources: Iterable[str]) -> list[str]:
 
 
 def _split(text: str) -> tuple[list[CalendarDate], str]:
-    rest = unicodedata.normalize("NFKC", text)
+    rest = _ENDLESS.sub(" ", unicodedata.normalize("NFKC", text))
     found: list[tuple[int, CalendarDate]] = []
     for pattern in _DATES:
         for match in pattern.finditer(rest):

@@ -68,9 +68,11 @@ class ScoreStore:
     def __init__(self, url: str) -> None:
         try:
             self._engine = _engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+            # A port that is no number is a ValueError, which quotes it; behind a mistyped `@` that is the password.
+            cause = "its port is no number" if isinstance(error, ValueError) else error
             raise InvalidSetting(
-                f"EVALVAULT_STORE_URL cannot be used: {error}. Write sqlite:///file or postgresql+psycopg2://user@host/database"
+                f"EVALVAULT_STORE_URL cannot be used: {cause}. Write sqlite:///file or postgresql+psycopg2://user@host/database"
             ) from None
         self._shown = self._engine.url.render_as_string(hide_password=True)
         with self._reported():
@@ -93,12 +95,7 @@ class ScoreStore:
         found: dict[tuple[str, str], StoredScore] = {}
         with self._reported(), self._engine.connect() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
-                query = sa.select(scores).where(
-                    scores.c.case_digest.in_(wanted[start : start + _LOOKUP_CHUNK]),
-                    sa.tuple_(scores.c.metric, scores.c.metric_version).in_(list(metrics.items())),
-                    scores.c.judge == judge,
-                    scores.c.repeat == repeat,
-                )
+                query = sa.select(scores).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, judge, repeat))
                 for row in connection.execute(query):
                     found[row.case_digest, row.metric] = StoredScore(
                         value=row.value,
@@ -137,16 +134,12 @@ class ScoreStore:
         with self._reported(), self._engine.connect() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(scores)).scalar_one()
 
-    def forget(self, digests: Iterable[str], *, metrics: Iterable[str]) -> None:
-        """Drop the scores of these cases and metrics, so that they are scored again."""
-        wanted, names = list(digests), list(metrics)
+    def forget(self, digests: Iterable[str], *, metrics: Mapping[str, str], judge: str = "", repeat: int = 0) -> None:
+        """Drop what `find` would find, so that it is scored again; other versions and judges keep theirs."""
+        wanted = list(digests)
         with self._reported(), self._engine.begin() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
-                connection.execute(
-                    sa.delete(scores).where(
-                        scores.c.case_digest.in_(wanted[start : start + _LOOKUP_CHUNK]), scores.c.metric.in_(names)
-                    )
-                )
+                connection.execute(sa.delete(scores).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, judge, repeat)))
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -159,13 +152,22 @@ class ScoreStore:
             ) from None
 
 
+def _are(digests: Sequence[str], metrics: Mapping[str, str], judge: str, repeat: int) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        scores.c.case_digest.in_(digests),
+        sa.tuple_(scores.c.metric, scores.c.metric_version).in_(list(metrics.items())),
+        scores.c.judge == judge,
+        scores.c.repeat == repeat,
+    )
+
+
 def _engine(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True)
-    if parsed.database and parsed.database != ":memory:":
+    if parsed.database and not parsed.database.startswith((":memory:", "file:")):  # `file:` is SQLite's own URI, no path
         try:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
