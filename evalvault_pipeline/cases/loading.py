@@ -105,9 +105,16 @@ def _entries(path: Path, items: HeaderItems) -> Iterator[EvalCase | RowProblem]:
         raise UnreadableFile(f"{path}: no dataset format ends in `{path.suffix}`. Save it as one of: {known}")
     if not path.is_file():
         raise UnreadableFile(f"{path}: no such file. Check the path; the catalog's datasets: evalvault catalog check")
+    try:
+        yield from _cases_of(path, reader(path, items))
+    except OSError as error:
+        raise UnreadableFile(f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions.") from None
+
+
+def _cases_of(path: Path, rows: Iterator[Row]) -> Iterator[EvalCase | RowProblem]:
     first_line: dict[str, int] = {}
     cells = path.suffix.lower() in TABLES
-    for line, row in reader(path, items):
+    for line, row in rows:
         if isinstance(row, RowProblem):
             yield row
             continue

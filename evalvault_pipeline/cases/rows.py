@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import date, datetime, time
@@ -21,6 +22,9 @@ ALIASES = {"user_input": "question", "response": "answer", "retrieved_contexts":
 REQUIRED = ("id", "question", "answer", "contexts")
 THRESHOLD_PREFIX = "threshold_"
 _SPREADSHEET_ERRORS = {"#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# `[별표 1] 지급기준 ...` is how Korean policies open a paragraph: a short title in brackets, with text behind it.
+_BRACKETED_TITLE = re.compile(r"""\[[^\[\]{}"',|]{1,40}\]\s*[^\s,|\]]""")
 _KNOWN = {*REQUIRED, "ground_truth", "metadata"}
 
 
@@ -95,7 +99,7 @@ def _contexts(row: Mapping[str, Any], cells: bool) -> tuple[str, ...]:
 
 def _list_of_cell(cell: str, field: str) -> list[Any]:
     text = cell.strip()
-    if not text.startswith("["):
+    if not text.startswith("[") or _BRACKETED_TITLE.match(text):
         return [part for part in (piece.strip() for piece in text.split("|")) if part]
     try:
         return list(json.loads(text))
@@ -175,7 +179,7 @@ def _text(value: Any, field: str) -> str | None:
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     if "\x00" in text:
         raise _BadField(field, "contains a NUL byte", "Remove it.")
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if _SURROGATE.search(text):
         raise _BadField(field, "contains half of a surrogate pair", "Write the character as UTF-8.")
     if text.lower() == "nan":
         raise _BadField(

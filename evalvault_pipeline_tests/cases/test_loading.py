@@ -691,3 +691,16 @@ def test_every_dataset_of_the_original_tool_loads(original_data: Path):
 def test_a_dataset_of_the_original_tool_is_the_same_in_each_of_its_formats(original_data: Path, name: str):
     digests = {inspect_dataset(original_data / f"{name}.{suffix}").digest for suffix in ("json", "csv", "xlsx")}
     assert len(digests) == 1
+
+
+def test_a_file_that_may_not_be_opened_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root nothing is forbidden, so the system's refusal is raised by hand."""
+    file = tmp_path / "d.json"
+    file.write_text("[]", encoding="utf-8")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UnreadableFile, match=r"d\.json cannot be read: Permission denied\. Check the file"):
+        inspect_dataset(file)

@@ -186,7 +186,9 @@ def test_a_contexts_cell_is_a_json_array_or_texts_with_bars_between(cell: object
     assert case_of(cells=True, contexts=cell).contexts == contexts
 
 
-@pytest.mark.parametrize("cell", ['["a" | "b"]', '["a|b', "[별표 1] 지급기준 | 제3조", "[" * 100_000, "[" + "9" * 5_000 + "]"])
+@pytest.mark.parametrize(
+    "cell", ['["a" | "b"]', '["a|b', "[별표 1, 지급기준 | 제3조", "[a, b]", "[broken", "[" * 100_000, "[" + "9" * 5_000 + "]"]
+)
 def test_a_broken_json_array_is_reported_and_never_split_on_bars(cell: str):
     assert problem_of(cells=True, contexts=cell).startswith("contexts: starts with `[` but is not a JSON array. Write [")
 
@@ -270,3 +272,9 @@ def test_a_threshold_is_a_number_from_0_to_1(value: object, threshold: float):
 def test_any_other_threshold_is_refused_with_file_and_line(value: object):
     with pytest.raises(UnreadableFile, match=r"^x\.json:3: threshold of chrf: is `.*`\. Write a number from 0 to 1, or null"):
         threshold_of("chrf", value, path="x.json", line=3)
+
+
+def test_a_title_in_brackets_opens_a_text_and_no_list():
+    """Korean policies head a paragraph with `[별표 1]`; that is no broken JSON."""
+    case = case_of(cells=True, contexts="[별표 1] 지급기준 | 제3조(보상)")
+    assert case.contexts == ("[별표 1] 지급기준", "제3조(보상)")
