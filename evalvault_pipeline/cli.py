@@ -45,7 +45,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write results.json here.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report as Markdown here.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Cases per batch; default: by size.")] = None,
-    parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Score on every core, from 500 cases on.")] = True,
+    parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Score on every core (from 2,000 cases).")] = True,
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0.0, max=1.0, help="One threshold for every metric.")
     ] = None,

@@ -127,7 +127,7 @@ def test_the_catalog_check_lists_every_snapshot_and_fails_on_a_bad_one(project: 
 
 
 def test_many_cases_are_scored_by_several_processes_with_the_same_result(project: UserProject) -> None:
-    file = big_dataset(project, 600)
+    file = big_dataset(project, 2000)
     command = ["evalvault", "run", str(file), "-m", "lexical_support,chrf", "-o"]
     alone = project.run(*command, "alone.json", "--no-parallel", EVALVAULT_RESULTS_DIR="alone")
     together = project.run(*command, "together.json", "--parallel", "--verbose", EVALVAULT_RESULTS_DIR="b", EVALVAULT_WORKERS="2")

@@ -28,7 +28,7 @@ from evalvault_pipeline.scoring.model import BatchScores, CaseResult, MetricScor
 from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore
 
 # Below so many cases a worker process costs more (start, Korean model) than it saves.
-PARALLEL_FROM = 500
+PARALLEL_FROM = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from sys import intern
 from typing import Any, Literal, Protocol
 
 from evalvault_pipeline.errors import InvalidSetting
@@ -19,14 +21,13 @@ HANGUL = re.compile(r"[가-힣]")
 # Letters of any script: an answer in Chinese must not pass for one that claims nothing.
 _WORD = re.compile(r"[^\W_]+(?:[.,][0-9]+)*")
 
-# Particles and endings that hang on Korean words, longest first; stripped only where no morpheme analyser is installed.
-_SUFFIXES = sorted(
+# Particles and endings that hang on Korean words; stripped only where no morpheme analyser is installed.
+_SUFFIXES = frozenset(
     """은 는 이 가 을 를 의 에 에서 에게 께 로 으로 와 과 도 만 까지 부터 보다 처럼 마다 이나 나 이며 며 이고 고 하고 하며
     하여 해서 하는 하면 한 할 함 합니다 입니다 됩니다 되며 되고 되는 된 될 되어 되면 습니다 이다 인 일 시 라고 이라고 에는 에도
-    에서는 으로는 로는 이란 란 하지 되지 않습니다 있습니다 없습니다 있는 없는 있어 없어 받을 받는 받습니다 해야 하거나 거나""".split(),
-    key=len,
-    reverse=True,
+    에서는 으로는 로는 이란 란 하지 되지 않습니다 있습니다 없습니다 있는 없는 있어 없어 받을 받는 받습니다 해야 하거나 거나""".split()
 )
+_LONGEST_SUFFIX = max(map(len, _SUFFIXES))
 _KOREAN_STOP = frozenset(
     """하 되 있 없 이 아니 않 못하 받 주 경우 것 수 때 등 위하 따르 대하 통하 관하 말하 드리 알리 해당 본
     이상 이하 이내 초과 미만 최대 최소 가능 여기 그 및 또는 네 예 아니요 퍼센트 달러 원""".split()
@@ -52,6 +53,8 @@ class Tokenizer(Protocol):
 
     name: str
 
+    def __hash__(self) -> int: ...
+
     def tokens(self, text: str) -> tuple[str, ...]:
         """All tokens that carry meaning, in order and with repeats."""
 
@@ -60,18 +63,18 @@ class Tokenizer(Protocol):
 
 
 def choose_tokenizer(choice: Literal["auto", "kiwi", "ngram"]) -> Tokenizer:
-    """The tokenizer that a setting asks for; `auto` is kiwi where it is installed."""
+    """The tokenizer that a setting asks for, made once; `auto` is kiwi where it is installed."""
     installed = find_spec("kiwipiepy") is not None
     if choice == "kiwi" and not installed:
         raise InvalidSetting(
             "EVALVAULT_TOKENIZER is `kiwi`, and kiwipiepy is not installed. Install it: pip install 'evalvault-pipeline[korean]'"
         )
-    return _kiwi() if installed and choice != "ngram" else NgramTokenizer()
+    return _made(KiwiTokenizer if installed and choice != "ngram" else NgramTokenizer)
 
 
-@lru_cache(maxsize=1)
-def _kiwi() -> Tokenizer:
-    return KiwiTokenizer()
+@lru_cache(maxsize=2)
+def _made(kind: type[KiwiTokenizer] | type[NgramTokenizer]) -> Tokenizer:
+    return kind()
 
 
 def normalized(text: str) -> str:
@@ -84,7 +87,6 @@ class NgramTokenizer:
 
     name = "ngram-1"
 
-    @lru_cache(maxsize=4096)  # noqa: B019  contexts recur from case to case; one tokenizer lives as long as the process
     def content(self, text: str) -> frozenset[str]:
         found: set[str] = set()
         for word in _WORD.findall(normalized(text)):
@@ -119,7 +121,7 @@ class KiwiTokenizer:
         self._analyzer: Any = None
         self._words = NgramTokenizer()
 
-    @lru_cache(maxsize=4096)  # noqa: B019  one tokenizer lives as long as the process
+    @lru_cache(maxsize=256)  # noqa: B019  a sentence is asked for several times in a row; one tokenizer lives with its process
     def content(self, text: str) -> frozenset[str]:
         if not HANGUL.search(text):
             return self._words.content(text)
@@ -160,14 +162,15 @@ def english_stem(word: str) -> str:
 
 
 def _without_suffix(word: str) -> str:
-    for suffix in _SUFFIXES:
-        if word.endswith(suffix) and len(word) - len(suffix) >= 2:
-            return word[: -len(suffix)]
+    for length in range(min(_LONGEST_SUFFIX, len(word) - 2), 0, -1):
+        if word[-length:] in _SUFFIXES:
+            return word[:-length]
     return word
 
 
-def _bigrams(word: str) -> list[str]:
-    hangul = "".join(char for char in word if HANGUL.match(char))
-    if len(hangul) < 2:
-        return []
-    return [hangul[at : at + 2] for at in range(len(hangul) - 1) if hangul[at : at + 2] not in _ENDING_BIGRAMS]
+def _bigrams(word: str) -> Iterator[str]:
+    hangul = "".join(HANGUL.findall(word))
+    for at in range(len(hangul) - 1):
+        pair = hangul[at : at + 2]
+        if pair not in _ENDING_BIGRAMS:
+            yield intern(pair)  # the same few thousand pairs stand in every text

@@ -10,12 +10,14 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.scoring.korean import Tokenizer
 from evalvault_pipeline.scoring.model import Measured, Reason, Unmeasured
-from evalvault_pipeline.scoring.quantities import dates, missing_from, quantities
+from evalvault_pipeline.scoring.quantities import figures, missing_from
 from evalvault_pipeline.scoring.sentences import claims_nothing, clauses, is_negative, is_refusal, sentences
 
 Outcome = Measured | Unmeasured
@@ -91,16 +93,36 @@ def lexical_support(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
     opposite, else 1. Sentences that decline or only greet claim nothing and are left out; an answer of such sentences is 1.
     Source: ours; the support term is the token precision of K-Precision (Adlakha et al., 2024) over content morphemes.
     """
-    contexts = [context for context in case.contexts if context]
-    known = frozenset[str]().union(*(tokenizer.content(context) for context in contexts))
-    context_clauses = [clause for context in contexts for clause in clauses(context)]
-    checked = [
-        _checked_sentence(sentence, known, contexts, context_clauses, tokenizer) for sentence in _claims(case.answer, tokenizer)
-    ]
+    passages = [_passage(context, tokenizer) for context in case.contexts if context]
+    known = frozenset[str]().union(*(passage.content for passage in passages))
+    checked = [_checked_sentence(sentence, known, passages, tokenizer) for sentence in _claims(case.answer, tokenizer)]
     if not checked:
         return Measured(value=1.0, evidence={"note": "the answer claims nothing"})
     weakest = min(checked, key=lambda item: float(item["value"]))
     return Measured(value=float(weakest["value"]), evidence={"weakest": weakest, "sentences": len(checked)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    text: str
+    content: frozenset[str]
+    negative: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """A context as the metrics see it."""
+
+    text: str
+    clauses: tuple[_Clause, ...]
+    content: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _passage(context: str, tokenizer: Tokenizer) -> _Passage:
+    """Kept, because a RAG system serves the same passages again and again; about 20 kB each."""
+    found = tuple(_Clause(clause, tokenizer.content(clause), is_negative(clause)) for clause in clauses(context))
+    return _Passage(context, found, frozenset[str]().union(*(clause.content for clause in found)))
 
 
 def _claims(answer: str, tokenizer: Tokenizer) -> list[str]:
@@ -118,13 +140,13 @@ def _claims(answer: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def _checked_sentence(
-    sentence: str, known: frozenset[str], contexts: Sequence[str], context_clauses: Sequence[str], tokenizer: Tokenizer
+    sentence: str, known: frozenset[str], passages: Sequence[_Passage], tokenizer: Tokenizer
 ) -> dict[str, Any]:
     words = tokenizer.content(sentence)
     absent = sorted(words - known)
     support = 1.0 - len(absent) / len(words) if words else 1.0
-    missing = missing_from(sentence, contexts)
-    denied = _contradicting_clause(sentence, context_clauses, tokenizer)
+    missing = missing_from(sentence, (passage.text for passage in passages))
+    denied = _contradicting_clause(sentence, passages, tokenizer)
     found: dict[str, Any] = {
         "sentence": sentence,
         "value": 0.0 if missing or denied else support,
@@ -138,23 +160,23 @@ def _checked_sentence(
     return found
 
 
-def _contradicting_clause(sentence: str, context_clauses: Sequence[str], tokenizer: Tokenizer) -> str | None:
+def _contradicting_clause(sentence: str, passages: Sequence[_Passage], tokenizer: Tokenizer) -> str | None:
     for clause in clauses(sentence):
         words = tokenizer.content(clause)
         if len(words) < 2:
             continue
-        ranked: list[tuple[float, float, str]] = []
-        for other in context_clauses:
-            theirs = tokenizer.content(other)
-            shared = len(words & theirs)
-            if shared / len(words) >= SAME_SUBJECT:
-                ranked.append((shared / len(words), shared / len(theirs), other))
+        ranked: list[tuple[float, float, _Clause]] = []
+        for passage in passages:
+            for other in passage.clauses:
+                shared = len(words & other.content)
+                if shared and shared / len(words) >= SAME_SUBJECT:
+                    ranked.append((shared / len(words), shared / len(other.content), other))
         if not ranked:
             continue
-        best = max(ranked)[:2]
+        best = max(item[:2] for item in ranked)
         nearest = [other for share, density, other in ranked if (share, density) == best]
-        if all(is_negative(other) != is_negative(clause) for other in nearest):
-            return nearest[0]
+        if all(other.negative != is_negative(clause) for other in nearest):
+            return nearest[0].text
     return None
 
 
@@ -163,7 +185,8 @@ def number_consistency(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
 
     `1억 5천만원` equals `150,000,000원`, `24개월` equals `2년`. Source: ours.
     """
-    total = len(dates(case.answer)) + len(quantities(case.answer))
+    claimed = figures(case.answer)
+    total = len(claimed.dates) + len(claimed.quantities)
     if not total:
         return Measured(value=1.0, evidence={"numbers": 0})
     missing = missing_from(case.answer, case.contexts)
@@ -260,11 +283,12 @@ def _relevance(case: EvalCase, tokenizer: Tokenizer) -> tuple[str, list[bool], i
 
 def _holds(context: str, reference: str, tokenizer: Tokenizer) -> bool:
     words = tokenizer.content(reference)
-    if words and len(words & tokenizer.content(context)) / len(words) < RELEVANT_SHARE:
+    if words and len(words & _passage(context, tokenizer).content) / len(words) < RELEVANT_SHARE:
         return False
+    missing = missing_from(reference, [context])
     if not words and _folded(reference) not in _folded(context):
-        return not missing_from(reference, [context]) and any(map(str.isdigit, reference))
-    return not missing_from(reference, [context])
+        return not missing and any(map(str.isdigit, reference))
+    return not missing
 
 
 def _only_refusals(answer: str) -> bool:

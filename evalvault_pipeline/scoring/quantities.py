@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +154,33 @@ def quantities(text: str) -> list[Quantity]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All numbers and dates of a text."""
+
+    dates: tuple[CalendarDate, ...]
+    quantities: tuple[Quantity, ...]
+
+    def hold(self, item: CalendarDate | Quantity) -> bool:
+        if isinstance(item, CalendarDate):
+            return any(item.matches(other) for other in self.dates)
+        return any(item.matches(other) for other in self.quantities)
+
+
+@lru_cache(maxsize=4096)
+def figures(text: str) -> Figures:
+    """Kept, because contexts recur from case to case."""
+    return Figures(tuple(dates(text)), tuple(quantities(text)))
+
+
 def missing_from(text: str, sources: Iterable[str]) -> list[str]:
-    """The numbers and dates of `text` that stand in none of `sources`, as they are written."""
-    known_dates: list[CalendarDate] = []
-    known: list[Quantity] = []
-    for source in sources:
-        known_dates += dates(source)
-        known += quantities(source)
-    gone = [item.text for item in dates(text) if not any(item.matches(other) for other in known_dates)]
-    return gone + [item.text for item in quantities(text) if not any(item.matches(other) for other in known)]
+    """The numbers and dates of `text` that stand in none of `sources`, as they are written: dates first."""
+    claimed = figures(text)
+    items: list[CalendarDate | Quantity] = [*claimed.dates, *claimed.quantities]
+    if not items:
+        return []
+    known = [figures(source) for source in sources]
+    return [item.text for item in items if not any(source.hold(item) for source in known)]
 
 
 def _split(text: str) -> tuple[list[CalendarDate], str]:
