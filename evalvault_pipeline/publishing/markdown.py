@@ -104,8 +104,8 @@ def _why(score: MetricScore) -> str:
 
 
 def _cell(text: str, limit: int = 160) -> str:
-    flat = _plain(text)
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    flat = " ".join(text.split())
+    return _plain(flat if len(flat) <= limit else flat[: limit - 1] + "…")  # cut first: an escape is two characters
 
 
 def _plain(text: str) -> str:

@@ -140,7 +140,7 @@ def test_a_url_that_cannot_be_used_is_a_setting_named_with_the_right_form_and_wi
 def test_a_server_that_does_not_answer_is_named_with_the_remedy_and_without_the_password():
     pytest.importorskip("psycopg2")
     with pytest.raises(
-        ScoreStoreUnavailable, match="user:.{3}@127.0.0.1:1/db does not answer.+Check EVALVAULT_STORE_URL"
+        ScoreStoreUnavailable, match=r"user:.{3}@127.0.0.1:1/db does not answer.+Check EVALVAULT_STORE_URL"
     ) as caught:
         ScoreStore("postgresql://user:geheim@127.0.0.1:1/db")
     assert "geheim" not in str(caught.value) and caught.value.exit_code == 3

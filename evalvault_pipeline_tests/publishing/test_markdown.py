@@ -1,0 +1,180 @@
+"""The report as Markdown, read back with a Markdown parser: texts from datasets are text, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.publishing.markdown import headline, report_markdown, why
+from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
+from evalvault_pipeline.scoring.model import CaseResult, MetricScore
+
+HOSTILE = [
+    "a | b || c",
+    "<script>alert(1)</script><!-- x -->",
+    "`code` ``` and `",
+    "line\nbreak\r\n\n# heading\n\n| a |\n|---|\n",
+    "[link](http://x.y) ![image](http://x.y/z.png)",
+    "**bold** ~~gone~~ \\| \\",
+    "&lt;b&gt;",
+    "# 제목",
+    "</td></table>",
+]
+INFO = RunInfo(
+    run_id="r1",
+    dataset="insurance_qa",
+    snapshot="2026w47",
+    dataset_version="v1",
+    profile="offline",
+    judge="none",
+    tokenizer="ngram-1",
+    language="ko",
+    started_at=datetime(2026, 11, 16, 9, tzinfo=UTC),
+    finished_at=datetime(2026, 11, 16, 9, tzinfo=UTC),
+    thresholds={"chrf": 0.5},
+    metric_versions={"chrf": "1"},
+)
+
+
+def failed(text: str, case_id: str = "c1", **more: Any) -> CaseResult:
+    score = MetricScore(**{"case_id": case_id, "metric": "chrf", "value": 0.25, "threshold": 0.5, **more})
+    return CaseResult(case=EvalCase(case_id=case_id, question=text, answer=text), scores=(score,))
+
+
+def report(*results: CaseResult, **about: Any) -> RunReport:
+    return summarize(results, info=replace(INFO, **about))
+
+
+def parsed(markdown: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").enable("strikethrough").parse(markdown)
+
+
+def inline(tokens: Sequence[Token]) -> list[Token]:
+    return [child for token in tokens for child in token.children or []]
+
+
+def rows_of_the_last_table(tokens: list[Token]) -> list[list[str]]:
+    """The cells of the table's body, as a reader sees them."""
+    start = max(at for at, token in enumerate(tokens) if token.type == "tbody_open")
+    rows: list[list[str]] = []
+    for token in tokens[start:]:
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and token.level > 3:
+            rows[-1].append("".join(child.content for child in token.children or []))
+        elif token.type == "tbody_close":
+            break
+    return rows
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_of_the_dataset_stands_in_its_cell_as_it_is(text: str):
+    tokens = parsed(report_markdown(report(failed(text))))
+    shown = " ".join(text.split()).replace("&lt;", "<").replace("&gt;", ">")
+    assert rows_of_the_last_table(tokens) == [["c1", shown, shown, "chrf 0.250"]]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_html_a_link_an_image_or_a_heading(text: str):
+    hostile = report(
+        failed(text, case_id=text, evidence={"missing": [text]}),
+        CaseResult(
+            case=EvalCase(case_id="u", question="?", answer="!"),
+            scores=(MetricScore(case_id="u", metric="chrf", value=None, threshold=0.5, unmeasured="no_field", detail=text),),
+        ),
+        run_id=text,
+        dataset=text,
+        snapshot=text,
+        dataset_version=text,
+        skipped_rows=[text],
+        missing_batches=[text],
+    )
+    tokens = parsed(report_markdown(hostile))
+    plain = parsed(report_markdown(report(*hostile.worst, hostile_free(), skipped_rows=["x"], missing_batches=["x"])))
+    kinds = {token.type for token in [*tokens, *inline(tokens)]}
+    assert not kinds & {"html_block", "html_inline", "link_open", "image", "fence", "code_block", "s_open", "em_open"}
+    assert [token.type for token in tokens if token.type != "inline"] == [
+        token.type for token in plain if token.type != "inline"
+    ]
+
+
+def hostile_free() -> CaseResult:
+    score = MetricScore(case_id="u", metric="chrf", value=None, threshold=0.5, unmeasured="no_field", detail="none")
+    return CaseResult(case=EvalCase(case_id="u", question="?", answer="!"), scores=(score,))
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("|\\`*[]<>#~&!\n-_ "), min_size=1, max_size=400))
+@settings(deadline=None)
+def test_whatever_the_text_the_table_has_its_four_columns_and_no_html(text: str):
+    tokens = parsed(report_markdown(report(failed(text), failed("last", case_id="c2"))))
+    rows = rows_of_the_last_table(tokens)
+    assert [len(row) for row in rows] == [4, 4]
+    assert sorted(row[0] for row in rows) == ["c1", "c2"]
+    assert not {token.type for token in [*tokens, *inline(tokens)]} & {"html_block", "html_inline", "link_open", "image"}
+
+
+def test_a_long_text_is_cut_with_a_sign_of_it():
+    (row,) = rows_of_the_last_table(parsed(report_markdown(report(failed("가" * 1_000)))))
+    assert row[1].endswith("…") and len(row[1]) == 160
+
+
+def test_a_text_is_not_cut_through_an_escape():
+    """The 159th character of the escaped text is the backslash, the 160th what it escapes."""
+    (row,) = rows_of_the_last_table(parsed(report_markdown(report(failed("가" * 158 + "|<" * 200)))))
+    assert row[1].startswith("가" * 158) and "\\" not in row[1] and "&" not in row[1]
+
+
+def test_at_most_the_asked_number_of_cases_is_shown_worst_first():
+    markdown = report_markdown(
+        report(failed("a", "a", value=0.4), failed("b", "b", value=0.1), failed("c", "c", value=0.2)), cases=2
+    )
+    assert [row[0] for row in rows_of_the_last_table(parsed(markdown))] == ["b", "c"]
+
+
+def test_the_headline_is_pass_rate_with_interval_and_coverage_and_bounds_where_something_is_unmeasured():
+    passed = failed("x", "p", value=1.0)
+    assert headline(report(passed, failed("y"))) == (
+        "1 of 2 cases passed (50.0 %, 95 % interval 9.5 % to 90.5 %); coverage 100.0 %."
+    )
+    assert headline(report(passed, hostile_free())).endswith(
+        "coverage 50.0 %. 1 cases are unmeasured: the pass rate is between 50.0 % and 100.0 %."
+    )
+
+
+def test_a_report_that_stands_on_some_batches_says_which_are_missing():
+    markdown = report_markdown(report(failed("x"), batches=["2026w47/0001"], missing_batches=["2026w47/0002", "2026w47/0003"]))
+    assert "**Stands on 1 batches; not scored yet: 2026w47/0002, 2026w47/0003**" in markdown
+
+
+def test_an_empty_run_can_be_written():
+    assert "0 of 0 cases passed" in report_markdown(report())
+
+
+@pytest.mark.parametrize(
+    ("evidence", "text"),
+    [
+        (
+            {"weakest": {"contradicted_by": "지급하지 않습니다", "words_not_found": ["x"]}},
+            "the context says: 지급하지 않습니다",
+        ),
+        ({"weakest": {"numbers_not_found": ["1억", "2년"]}}, "not found: 1억, 2년"),
+        ({"not_found": ["3년"]}, "not found: 3년"),
+        ({"missing": ["한도"]}, "not found: 한도"),
+        ({"weakest": {"words_not_found": list("abcdefghij")}}, "not in the contexts: a, b, c, d, e, f, g, h"),
+        ({"declined": True}, "it declined"),
+        ({"declined": False}, "it did not decline"),
+        ({"precision": 0.5}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_evidence_is_told_in_a_few_words(evidence: dict[str, Any], text: str):
+    assert why(evidence) == text

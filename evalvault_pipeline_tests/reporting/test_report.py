@@ -1,0 +1,158 @@
+"""What a run means: pass rate, bounds, coverage, means and the worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.reporting.report import WORST_CASES, RunInfo, RunReport, shortfall, summarize
+from evalvault_pipeline.reporting.statistics import bootstrap_mean_interval, quantiles, wilson_interval
+from evalvault_pipeline.scoring.model import CaseResult, MetricScore
+
+THRESHOLDS = {"chrf": 0.5, "faithfulness": 0.5}
+Values = Sequence[float | None]
+
+
+def info(thresholds: Mapping[str, float] = THRESHOLDS) -> RunInfo:
+    now = datetime(2026, 11, 16, tzinfo=UTC)
+    return RunInfo(
+        run_id="r",
+        dataset="d",
+        snapshot="s",
+        dataset_version="1",
+        profile="offline",
+        judge="none",
+        tokenizer="ngram-1",
+        language="ko",
+        started_at=now,
+        finished_at=now,
+        thresholds=thresholds,
+        metric_versions=dict.fromkeys(thresholds, "1"),
+    )
+
+
+def result(case_id: str, values: Values, **more: Any) -> CaseResult:
+    """A case with one value per metric of THRESHOLDS; None is unmeasured."""
+    scores = tuple(
+        MetricScore(
+            **{
+                "case_id": case_id,
+                "metric": metric,
+                "value": value,
+                "threshold": threshold,
+                "unmeasured": "no_judge" if value is None else None,
+                "detail": "no judge" if value is None else "",
+                **more,
+            }
+        )
+        for (metric, threshold), value in zip(THRESHOLDS.items(), values, strict=True)
+    )
+    return CaseResult(case=EvalCase(case_id=case_id, question="?", answer="!"), scores=scores)
+
+
+def report(*rows: Values) -> RunReport:
+    return summarize([result(f"c{number}", row) for number, row in enumerate(rows, start=1)], info=info())
+
+
+def test_the_pass_rate_has_every_case_below_it_and_an_unmeasured_case_neither_passes_nor_fails():
+    """Passed, failed by one, failed though the other is unmeasured, unmeasured."""
+    run = report([1.0, 0.5], [1.0, 0.4], [0.4, None], [1.0, None])
+    assert (run.case_count, run.passed, run.failed, run.unmeasured) == (4, 1, 2, 1)
+    assert run.pass_rate == 0.25
+    assert run.pass_rate_interval == wilson_interval(1, 4)
+
+
+def test_the_bounds_of_the_pass_rate_let_the_unmeasured_cases_fail_and_pass():
+    assert report([1.0, 0.5], [0.4, None], [1.0, None], [1.0, None]).pass_rate_bounds == (0.25, 0.75)
+    assert report([1.0, 1.0], [0.0, 0.0]).pass_rate_bounds == (0.5, 0.5)
+
+
+def test_coverage_is_measured_scores_of_wanted_scores():
+    run = report([1.0, None], [0.4, None], [1.0, 1.0])
+    assert (run.measured_scores, run.wanted_scores, run.coverage) == (4, 6, pytest.approx(2 / 3))
+    assert run.unmeasured_by_reason == {"no_judge": 2}
+    assert run.unmeasured_details == ("faithfulness: no judge",)
+
+
+def test_means_intervals_and_quantiles_are_over_the_measured_values_alone():
+    run = report([0.2, None], [0.4, 1.0], [0.9, None])
+    chrf, faithfulness = run.metrics
+    assert chrf.mean == pytest.approx(0.5) and faithfulness.mean == 1.0
+    assert chrf.mean_interval == bootstrap_mean_interval([0.2, 0.4, 0.9]) and faithfulness.mean_interval is None
+    assert chrf.quantiles == quantiles([0.2, 0.4, 0.9]) and chrf.median == pytest.approx(0.4)
+    assert (chrf.measured, chrf.passed, chrf.unmeasured) == (3, 1, {})
+    assert (faithfulness.measured, faithfulness.passed, faithfulness.unmeasured) == (1, 1, {"no_judge": 2})
+    assert chrf.passed_interval == wilson_interval(1, 3)
+    assert run.mean("faithfulness") == 1.0
+
+
+def test_a_metric_that_nothing_measured_has_no_mean_and_not_0():
+    metric = report([1.0, None], [1.0, None]).metrics[1]
+    assert (metric.mean, metric.mean_interval, metric.median, metric.passed_interval) == (None, None, None, None)
+
+
+def test_a_run_without_cases_has_figures_and_no_certainty():
+    run = summarize([], info=info())
+    assert (run.pass_rate, run.pass_rate_interval, run.pass_rate_bounds, run.coverage) == (0.0, None, (0.0, 1.0), 0.0)
+    assert (run.case_count, run.worst, run.unmeasured_by_reason, run.mean("chrf")) == (0, (), {}, None)
+
+
+def test_the_worst_case_is_the_furthest_below_its_thresholds_over_all_metrics():
+    """0.3 + 0.3 below is worse than 0.5 below once; what is above its threshold does not make up for it."""
+    run = report([0.0, 1.0], [0.2, 0.2], [0.49, 1.0], [1.0, 1.0], [0.0, None])
+    assert [item.case.case_id for item in run.worst] == ["c2", "c1", "c5", "c3"]
+
+
+def test_equally_bad_cases_stand_in_the_order_of_the_dataset_and_the_first_are_kept():
+    run = report(*[[0.0, 1.0]] * (WORST_CASES + 5))
+    assert [item.case.case_id for item in run.worst] == [f"c{number}" for number in range(1, WORST_CASES + 1)]
+
+
+def test_a_worse_case_late_in_a_long_dataset_drives_out_the_last_of_the_equally_bad():
+    run = report(*[[0.4, 1.0]] * (WORST_CASES + 5), [0.0, 1.0])
+    assert [item.case.case_id for item in run.worst] == [
+        f"c{WORST_CASES + 6}",
+        *(f"c{number}" for number in range(1, WORST_CASES)),
+    ]
+
+
+def test_a_shortfall_counts_what_is_below_only():
+    assert shortfall(result("c", [0.25, 1.0]).scores) == 0.25
+    assert shortfall(result("c", [1.0, None]).scores) == 0.0
+
+
+def test_scores_from_the_store_are_told_from_computed_ones_and_tokens_are_summed():
+    rows = [
+        result("a", [1.0, 1.0], reused=True, prompt_tokens=10, completion_tokens=1),
+        result("b", [1.0, 1.0], prompt_tokens=5),
+        result("c", [1.0, None]),
+    ]
+    run = summarize(rows, info=info())
+    assert (run.reused, run.computed) == (2, 3)
+    assert (run.prompt_tokens, run.completion_tokens) == (30, 2)
+
+
+def test_the_digest_of_a_run_depends_on_contents_ids_and_order():
+    rows = [result("a", [1.0, 1.0]), result("b", [1.0, 1.0])]
+    digest = summarize(rows, info=info()).dataset_digest
+    assert digest == summarize([result("a", [0.0, None]), result("b", [0.0, 0.0])], info=info()).dataset_digest
+    assert digest != summarize(rows[::-1], info=info()).dataset_digest
+    assert digest != summarize(rows[:1], info=info()).dataset_digest
+
+
+@given(st.lists(st.tuples(*[st.none() | st.floats(min_value=0.0, max_value=1.0)] * 2), max_size=12))
+def test_the_figures_of_any_run_add_up(rows: list[tuple[float | None, float | None]]):
+    run = report(*rows)
+    assert run.passed + run.failed + run.unmeasured == run.case_count == len(rows)
+    low, high = run.pass_rate_bounds
+    assert 0.0 <= low <= run.pass_rate <= high <= 1.0
+    assert run.measured_scores + sum(run.unmeasured_by_reason.values()) == run.wanted_scores
+    assert len(run.worst) == run.failed
+    gaps = [shortfall(item.scores) for item in run.worst]
+    assert gaps == sorted(gaps, reverse=True)
