@@ -140,7 +140,10 @@ def test_metrics_without_a_judge_are_unmeasured_and_lower_the_coverage_not_the_m
     report = project.report("2026w47")
     assert (report["coverage"], report["avg_exact_match"], report["avg_faithfulness"]) == (0.5, 1.0, None)
     assert (report["pass_rate_bounds"], report["unmeasured_by_reason"]) == ([0.0, 1.0], {"no_judge": 4})
-    assert checks(result)["every_case_scored"] is False
+    assert checks(result) == {"every_case_scored": False, "pass_rate_at_least_minimum": False}
+    assert result.success, "nothing is known to be worse, so nothing fails"
+    shown = {check.check_name: check.description or "" for check in result.get_asset_check_evaluations()}
+    assert shown["pass_rate_at_least_minimum"].endswith("inconclusive, 4 cases are unmeasured")
 
 
 def test_a_bad_row_refuses_the_snapshot_with_file_line_and_remedy(project: Project) -> None:
