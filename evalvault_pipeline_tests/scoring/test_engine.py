@@ -182,12 +182,14 @@ def test_cases_of_equal_content_share_one_row_and_each_has_its_score(url: str, r
     assert len({score.value for score in scores}) == 1
 
 
-def test_a_fresh_metric_is_computed_again_and_the_others_are_not(url: str, registered: Callable[..., Any]):
+def test_a_fresh_metric_is_computed_again_and_the_others_keep_their_scores(url: str, registered: Callable[..., Any]):
     counted, other = registered(Counted()), registered(Counted(), name="other")
     run(cases_of(3), plan("counted", "other"), url)
     scores = run(cases_of(3), plan("counted", "other", fresh=["counted"]), url)
     assert (len(counted.scored), len(other.scored)) == (6, 3)
     assert [(score.metric, score.reused) for score in scores] == [("counted", False), ("other", True)] * 3
+    run(cases_of(3), plan("counted", "other"), url)
+    assert (len(counted.scored), len(other.scored)) == (6, 3)
 
 
 def test_a_fresh_score_takes_the_place_of_the_stored_one(url: str, registered: Callable[..., Any]):
