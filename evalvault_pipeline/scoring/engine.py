@@ -6,6 +6,7 @@ the store itself. Which metrics exist stands in `metrics.py`.
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -26,6 +27,8 @@ from evalvault_pipeline.scoring.korean import Tokenizer, choose_tokenizer
 from evalvault_pipeline.scoring.metrics import METRICS, Metric
 from evalvault_pipeline.scoring.model import BatchScores, CaseResult, MetricScore, Reason, Unmeasured
 from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore
+
+log = logging.getLogger(__name__)
 
 # Below so many cases a worker process costs more (start, Korean model) than it saves.
 PARALLEL_FROM = 2_000
@@ -115,7 +118,11 @@ def _compute(case: EvalCase, metric: Metric, plan: ScoringPlan, tokenizer: Token
     if metric.score is None:
         return Unmeasured(reason=Reason.NO_JUDGE, detail=plan.no_judge)
     started = time.perf_counter()
-    outcome = metric.score(case, tokenizer)
+    try:
+        outcome = metric.score(case, tokenizer)
+    except Exception as error:  # one case that a metric cannot take loses nothing else, and is no zero
+        log.exception("%s failed on case %s", metric.name, case.case_id)
+        return Unmeasured(reason=Reason.METRIC_ERROR, detail=f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - started
     if isinstance(outcome, Unmeasured):
         return outcome

@@ -49,7 +49,7 @@ _HANGUL_NUMBER = re.compile(r"[일이삼사오육칠팔구]*[십백천만억][�
 
 
 class Tokenizer(Protocol):
-    """Cuts text; `name` says how, with the version that decides about the result."""
+    """Cuts text; `name` says how: our rules' version, and that of the library and its model. It is part of what is stored."""
 
     name: str
 
@@ -117,7 +117,7 @@ class KiwiTokenizer:
             model = version("kiwipiepy-model")
         except PackageNotFoundError:
             model = "unknown"
-        self.name = f"kiwipiepy-{version('kiwipiepy')}/{model}"
+        self.name = f"kiwi-1/{version('kiwipiepy')}/{model}"
         self._analyzer: Any = None
         self._words = NgramTokenizer()
 

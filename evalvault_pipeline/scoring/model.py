@@ -20,6 +20,7 @@ class Reason(StrEnum):
     NO_FIELD = "no_field"
     NO_JUDGE = "no_judge"
     OUT_OF_RANGE = "out_of_range"
+    METRIC_ERROR = "metric_error"
 
 
 @dataclass(frozen=True, kw_only=True)

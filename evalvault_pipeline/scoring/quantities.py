@@ -167,7 +167,7 @@ class Figures:
         return any(item.matches(other) for other in self.quantities)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def figures(text: str) -> Figures:
     """Kept, because contexts recur from case to case."""
     return Figures(tuple(dates(text)), tuple(quantities(text)))

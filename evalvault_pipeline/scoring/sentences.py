@@ -17,7 +17,7 @@ _CLAUSE_END = re.compile(
 _NEGATION = re.compile(
     r"않|못\s?[하한할합해되된될됩받]|아니[다고며하한함합]|아닙|아닌|없|불가(?!피)|불능|제외|면책(?!금|\s?기간|\s?일수)|미지급|미보장|무효"
     r"|(?<![가-힣])안\s(?=[가-힣])|(?<![가-힣])안(?:됩|되|된|돼)|거절|금지|제한[되됩]|대상\s?외"
-    r"|\b(?:not|no|never|none|cannot|neither|nor|without|exclud\w+|exclusions?|unable|ineligible|denied|den(?:y|ies)|void|refus\w+)\b"
+    r"|\b(?:not|no|never|none|nothing|nobody|cannot|neither|nor|without|exclud\w+|exclusions?|unable|ineligible|denied|den(?:y|ies)|void|refus\w+)\b"
     r"|n['’]t\b",
     re.IGNORECASE,
 )

@@ -341,3 +341,23 @@ def test_evidence_is_json_whatever_the_texts_hold(url: str):
     first = run(cases_of(1, **texts), how, url)
     assert run(cases_of(1, **texts), how, url) == [replace(score, reused=score.value is not None) for score in first]
     json.dumps([dict(score.evidence) for score in first], allow_nan=False)
+
+
+def test_a_metric_that_raises_leaves_its_case_unmeasured_and_the_others_scored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A fault in a metric is no zero and costs no other case; the next run tries again, for nothing is stored."""
+
+    def picky(case: EvalCase, tokenizer: Tokenizer) -> Measured:
+        if case.case_id == "c2":
+            raise RuntimeError("too strange a text")
+        return Measured(value=1.0)
+
+    monkeypatch.setitem(engine.METRICS, "chrf", replace(engine.METRICS["chrf"], score=picky))
+    cases = tuple(EvalCase(case_id=f"c{n}", question="q", answer=f"a{n}", ground_truth="g") for n in (1, 2, 3))
+    plan = ScoringPlan(thresholds={"chrf": 0.5}, tokenizer="ngram", no_judge="none")
+    with ScoreStore(f"sqlite:///{tmp_path / 'scores.sqlite'}") as store:
+        scored = engine.score_batch(Batch(snapshot=Snapshot(dataset="d", name="s"), index=1, cases=cases), plan=plan, store=store)
+        assert store.count() == 2
+    assert [(score.value, score.unmeasured) for score in scored.scores] == [(1.0, None), (None, "metric_error"), (1.0, None)]
+    assert scored.scores[1].detail == "RuntimeError: too strange a text"

@@ -66,7 +66,7 @@ def test_a_text_without_hangul_never_loads_the_korean_model(monkeypatch: pytest.
 
 def test_the_tokenizer_is_named_with_the_version_that_decides_about_its_tokens(kiwi: Tokenizer):
     assert NGRAM.name.startswith("ngram-")
-    assert kiwi.name.startswith("kiwipiepy-") and any(map(str.isdigit, kiwi.name))
+    assert kiwi.name.startswith("kiwi-1/") and any(map(str.isdigit, kiwi.name))
 
 
 def _not_installed(name: str) -> Any:

@@ -456,7 +456,7 @@ def test_the_weakest_sentence_decides(tokenizer: Tokenizer):
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "제공된 자료에서 확인할 수 없습니다.", "I don't know.", "감사합니다.", "안녕하세요! 알 수 없습니다. 감사합니다."],
+    ["제공된 자료에서 확인할 수 없습니다.", "I don't know.", "감사합니다.", "안녕하세요! 알 수 없습니다. 감사합니다."],
 )
 def test_an_answer_that_declines_or_greets_claims_nothing(answer: str, tokenizer: Tokenizer):
     found = outcome("lexical_support", answer, [POLICY], by=tokenizer)
@@ -555,3 +555,9 @@ def test_a_metric_does_not_change_its_case(metric: str, a_case: Callable[..., Ev
     assert score
     score(case, NGRAM)
     assert EvalCase(**{name: getattr(case, name) for name in EvalCase.__dataclass_fields__}).digest == digest
+
+
+def test_an_empty_answer_supports_nothing(tokenizer: Tokenizer):
+    """It claims nothing either, but a system that stays silent must not pass."""
+    found = outcome("lexical_support", "", [POLICY], by=tokenizer)
+    assert found == Measured(value=0.0, evidence={"note": "the answer is empty"})
