@@ -18,7 +18,7 @@ from evalvault_pipeline.defs.checks import check_report, report_check_specs
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoredBatches, StoredBatches, in_order
 from evalvault_pipeline.defs.partitions import batch_partitions, snapshot_of, snapshots_in
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.evaluate import plan_scoring, summarize_snapshot, worker_count
+from evalvault_pipeline.evaluate import plan_scoring, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
 from evalvault_pipeline.reporting.report import RunReport
@@ -49,6 +49,8 @@ SCORE_COLUMNS = dg.TableSchema(
         dg.TableColumn("seconds", "double"),
     ]
 )
+
+PROGRESS_LINES = 20
 
 
 def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefinition]:
@@ -87,8 +89,6 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             for name, (snapshot, size) in described.items():
                 for batch in split_into_batches(read_cases(snapshots[name]), snapshot=snapshot, batch_size=size):
                     if batch.key in wanted:
-                        metadata = {"dagster/partition_row_count": len(batch.cases), "dataset_digest": snapshot.digest}
-                        context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=batch.key)
                         yield batch
 
         return BatchStream(batches())
@@ -114,10 +114,12 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
     ) -> ScoredBatches:
         context.log.info(f"profile {judge.name}, judge {judge.judge}")
         done: dict[str, BatchScores] = {}
+        lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms
         for scored in _scored(cases, spec, settings, store_url=score_store):
             done[scored.key] = scored
             context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
-            context.log.info(f"{scored.key}: {len(scored.scores)} scores ({len(done)} of {len(cases)} batches)")
+            if len(done) % lines == 0 or len(done) == len(cases):
+                context.log.info(f"{len(done)} of {len(cases)} batches scored, the last was {scored.key}")
         return ScoredBatches(done)
 
     @dg.asset(
@@ -196,8 +198,8 @@ def _scored(cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, stor
         first = cases[chosen[0]]
         plan = plan_scoring(spec.metrics, settings=settings, snapshot=first.snapshot, spec=spec)
         batches: Iterable[Batch] = (cases[key] for key in chosen)
-        workers = worker_count(settings, len(first.cases) * len(chosen))
-        yield from score_batches(batches, plan=plan, store_url=store_url, workers=workers)
+        # In this process: several runs share the cores, and no worker can outlive a run that is killed.
+        yield from score_batches(batches, plan=plan, store_url=store_url)
 
 
 def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
