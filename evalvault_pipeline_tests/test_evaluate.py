@@ -272,3 +272,34 @@ def test_a_spool_gives_back_what_was_put_in_as_often_as_asked_and_takes_more_aft
         spool.extend(results[150:])
         assert list(spool) == list(spool) == results
         assert len(spool) == 200
+
+
+# The original tool's datasets ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["insurance_qa_korean", "sample_dataset"])
+def test_a_dataset_of_the_original_tool_scores_alike_in_each_of_its_formats(
+    name: str, original_data: Path, settings: Settings
+) -> None:
+    metrics = [metric.name for metric in METRICS.values() if metric.kind == "deterministic"]
+    found = []
+    for suffix in ("json", "csv", "xlsx"):
+        with evaluate_file(original_data / f"{name}.{suffix}", settings=settings, metrics=metrics, threshold=0.5) as report:
+            scores = [(s.case_id, s.metric, s.value, s.unmeasured) for result in report.results for s in result.scores]
+            found.append((report.pass_rate, report.coverage, report.dataset_digest, scores))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][3]) == len(metrics) * (5 if name.startswith("insurance") else 4)
+
+
+@pytest.mark.parametrize("case_id", ["kr-001", "kr-002"])
+def test_a_short_reference_of_the_original_tools_dataset_is_never_replaced_by_the_answer(
+    case_id: str, original_data: Path, settings: Settings
+) -> None:
+    """The original compared the answer with itself where the reference has fewer than 6 characters, and scored 1.0."""
+    with evaluate_file(
+        original_data / "insurance_qa_korean.json", settings=settings, metrics=["exact_match", "chrf"]
+    ) as report:
+        result = next(result for result in report.results if result.case.case_id == case_id)
+    assert len(result.case.ground_truth or "") < 6
+    assert [score.value for score in result.scores if score.metric == "exact_match"] == [0.0]
+    assert all(score.value is not None and score.value < 0.9 for score in result.scores)
