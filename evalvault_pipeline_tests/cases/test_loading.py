@@ -496,7 +496,7 @@ def test_an_escape_that_no_text_may_hold_is_a_bad_row(tmp_path: Path, escape: st
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ('{"id": "2",}', "Expecting property name enclosed in double quotes in column 12"),
+        ('{"id": "2" "x"}', "Expecting ',' delimiter in column 12"),
         ("not json", "Expecting value in column 1"),
         ("[" * 100_000, "nested too deeply"),
         ('{"id": ' + "9" * 5_000 + "}", "a number of too many digits"),
