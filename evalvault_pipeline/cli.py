@@ -6,14 +6,16 @@ Every import of weight is inside a command, so that `--help` is quick. Exit code
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evalvault_pipeline import __version__
-from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +46,9 @@ def run(
     ] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write results.json here.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report as Markdown here.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Cases per batch; default: by size.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, max=1_000_000, help="Cases per batch; default: by size.")
+    ] = None,
     parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Score on every core (from 2,000 cases).")] = True,
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0.0, max=1.0, help="One threshold for every metric.")
@@ -57,14 +61,19 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A log line per batch.")] = False,
     profile: Profile = None,
 ) -> None:
-    """Score a dataset file: deterministic metrics here and now, LLM metrics by the judge of the profile."""
+    """Score a dataset file with deterministic metrics; LLM metrics stay unmeasured, with the reason."""
     from evalvault_pipeline.evaluate import evaluate_file
     from evalvault_pipeline.logs import configure_logging
     from evalvault_pipeline.publishing.markdown import report_markdown
-    from evalvault_pipeline.publishing.results_file import replacing, write_results
+    from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
     from evalvault_pipeline.publishing.terminal import print_report
 
     configure_logging(verbose=verbose)
+    outputs = [path for path in (output, report) if path]
+    if len({path.resolve() for path in (file, *outputs)}) <= len(outputs):
+        raise typer.BadParameter("the dataset, --output and --report must be different files")
+    for path in outputs:
+        make_writable(path)
     settings = _settings(profile)
     console = _console()
     _say_profile(settings, console)
@@ -87,15 +96,16 @@ def run(
         ) as result,
     ):
         tell.stop()
-        print_report(result, console, cases=cases)
-        console.print(_store_line(result.computed, result.reused, settings.score_store_url), soft_wrap=True)
         if output:
             write_results(output, result)
-            console.print(f"results: {output}", soft_wrap=True)
         if report:
             with replacing(report) as markdown:
                 markdown.write(report_markdown(result))
-            console.print(f"report:  {report}", soft_wrap=True)
+        print_report(result, console, cases=cases)  # last: what it shows is kept, whatever becomes of the screen
+        console.print(_store_line(result.computed, result.reused, settings.score_store_url), soft_wrap=True)
+        for name, written in (("results: ", output), ("report:  ", report)):
+            if written:
+                console.print(f"{name}{written}", soft_wrap=True)
 
 
 @app.command()
@@ -132,7 +142,12 @@ def backfill(
     cases: Cases = 10,
     profile: Profile = None,
 ) -> None:
-    """Score a dataset's snapshots through Dagster, one run and one report each; the UI shows them."""
+    """Score a dataset's snapshots through Dagster, one report each; the UI shows them.
+
+    Exit code 1: a snapshot's pass rate is below the minimum; 2 or 3: a snapshot could not be scored.
+    """
+    from datetime import UTC, datetime
+
     from evalvault_pipeline.defs.build import build_definitions
     from evalvault_pipeline.defs.jobs import evaluation_job_name
     from evalvault_pipeline.defs.launch import dagster_instance, evaluate_snapshot
@@ -150,27 +165,31 @@ def backfill(
         if name is not None:
             spec.snapshot_file(name)
     chosen = [name for name in known if (start is None or name >= start) and (end is None or name <= end)]
+    if not known:
+        raise UnknownSnapshot(dataset, end or start or "", known=known, where=str(spec.folder / spec.files))
     if not chosen:
         raise typer.BadParameter(f"no snapshot of {dataset} lies from {start} to {end}; there are: {', '.join(known)}")
-    failed, last = [], None
+    failed: list[str] = []
+    exit_code, last = 0, None
     job = build_definitions(settings, catalog).resolve_job_def(evaluation_job_name(dataset))
     with dagster_instance() as instance:
         for snapshot in chosen:
             outcome = evaluate_snapshot(instance, spec, snapshot, job=job)
             console.print(outcome.line, soft_wrap=True)
-            if not outcome.ok:
+            if outcome.exit_code:
                 failed.append(snapshot)
+            exit_code = max(exit_code, outcome.exit_code)
             last = outcome if outcome.reported else last
     if last is not None:
         folder = ResultsFolder(root=settings.results_dir, dataset=dataset)
-        report = summarize_snapshot(folder, last.snapshot, settings=settings, run_id=last.run_id)
+        report = summarize_snapshot(folder, last.snapshot, run_id=last.run_id, started_at=datetime.now(UTC))
         print_report(report, console, cases=cases)
         console.print(_store_line(report.computed, report.reused, settings.score_store_url), soft_wrap=True)
         console.print(f"results: {folder.results_file(last.snapshot)}", soft_wrap=True)
         console.print(f"report:  {folder.markdown_file(last.snapshot)}", soft_wrap=True)
     if failed:
         console.print(f"failed: {', '.join(failed)}", soft_wrap=True)
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code)
 
 
 @app.command()
@@ -181,14 +200,14 @@ def version() -> None:
 
 def main() -> None:
     """The console script: one line per error, and the exit code that goes with it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that lacks a character shows `?`
     try:
         app()
     except PipelineError as error:
         print(f"evalvault: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader, `head` say, has seen enough
-        sys.exit(0)
 
 
 def _settings(profile: str | None) -> Settings:
@@ -205,24 +224,33 @@ def _catalog(settings: Settings) -> Catalog:
 
 
 def _dataset_of(file: Path, settings: Settings) -> DatasetSpec | None:
-    return _catalog(settings).owner_of(file) if settings.catalog.exists() else None
+    if "catalog" not in settings.model_fields_set and not settings.catalog.exists():
+        return None
+    return _catalog(settings).owner_of(file)
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            """The reader, `head` say, has seen enough: the rest goes nowhere, and the work counts."""
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    console = Quiet(highlight=False, markup=False)
+    return console if console.is_terminal else Quiet(highlight=False, markup=False, width=140)
 
 
 def _say_profile(settings: Settings, console: Console) -> None:
     chosen = "" if "profile_name" in settings.model_fields_set else " (default)"
-    judge = "no judge, LLM metrics stay unmeasured" if settings.profile.provider is None else f"judge {settings.profile.judge}"
-    console.print(f"profile {settings.profile.name}{chosen}: {judge}", soft_wrap=True)
+    judge = f"judge {settings.profile.judge} cannot be called by this version" if settings.profile.provider else "no judge"
+    console.print(f"profile {settings.profile.name}{chosen}: {judge}, LLM metrics stay unmeasured", soft_wrap=True)
 
 
 def _store_line(computed: int, reused: int, url: str) -> str:
-    place = url.rpartition("@")[2] if "@" in url else url
+    from evalvault_pipeline.scoring.store import shown_url
+
+    place = shown_url(url)
     if not computed and reused:
         return f"nothing computed: all {reused} scores were in the score store ({place})"
     return f"{computed} scores computed, {reused} taken from the score store ({place})"

@@ -9,6 +9,8 @@
     ├── UnknownSnapshot
     ├── UnreadableFile              the file as a whole: missing, empty, unknown format or encoding
     ├── MalformedCases              rows of a dataset file, each named with its line
+    ├── NothingScored               a report is asked for where no batch is scored
+    ├── UnwritableFile              an output that cannot be written
     └── ServiceUnavailable          exit code 3: something that we need does not answer
         └── ScoreStoreUnavailable
 
@@ -76,8 +78,11 @@ class UnknownMetric(PipelineError):
 class UnknownSnapshot(PipelineError):
     """A snapshot for which the dataset has no file."""
 
-    def __init__(self, dataset: str, snapshot: str, *, known: Iterable[str]) -> None:
-        super().__init__(f"Dataset `{dataset}` has no snapshot `{snapshot}`. {_did_you_mean(snapshot, known)}")
+    def __init__(self, dataset: str, snapshot: str, *, known: Iterable[str], where: str = "") -> None:
+        if where:
+            super().__init__(f"Dataset `{dataset}` has no snapshot: no file matches {where}. Put one there.")
+        else:
+            super().__init__(f"Dataset `{dataset}` has no snapshot `{snapshot}`. {_did_you_mean(snapshot, known)}")
 
 
 class UnreadableFile(PipelineError):
@@ -92,13 +97,21 @@ class MalformedCases(PipelineError):
     def __init__(self, path: str, problems: Sequence[RowProblem]) -> None:
         self.path = path
         self.problems = tuple(problems)
-        count = len(self.problems)
+        count = len({problem.line for problem in self.problems})
         lines = [str(problem) for problem in self.problems[: self.shown]]
-        if count > self.shown:
-            lines.append(f"... and {count - self.shown} more")
+        if len(self.problems) > self.shown:
+            lines.append(f"... and {len(self.problems) - self.shown} more")
         rows = "row" if count == 1 else "rows"
         lines.append("Mend the file, or score the other cases with --skip-bad-rows (the report counts what was skipped).")
         super().__init__(f"{path}: {count} bad {rows}\n" + "\n".join(lines))
+
+
+class NothingScored(PipelineError):
+    """A report is asked for, and no batch of the snapshot as it is now is scored."""
+
+
+class UnwritableFile(PipelineError):
+    """An output file that cannot be written."""
 
 
 class ServiceUnavailable(PipelineError):

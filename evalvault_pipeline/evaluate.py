@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import EvalCase, Snapshot
-from evalvault_pipeline.errors import UnreadableFile
+from evalvault_pipeline.errors import InvalidSetting, UnreadableFile
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
 from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
 from evalvault_pipeline.scoring.engine import PARALLEL_FROM, ScoringPlan, score_batches
 from evalvault_pipeline.scoring.korean import choose_tokenizer
-from evalvault_pipeline.scoring.metrics import metrics_by_name, thresholds_for
+from evalvault_pipeline.scoring.metrics import METRICS, metrics_by_name, thresholds_for
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 from evalvault_pipeline.settings import Settings
 
@@ -44,13 +45,23 @@ def plan_scoring(
     """How to score a snapshot with these metrics. Raises UnknownMetric."""
     chosen = metrics_by_name(metrics)
     again = list(fresh)
+    unasked = [name for name in again if name not in {metric.name for metric in chosen}]
+    if unasked:
+        metrics_by_name(unasked)
+        raise InvalidSetting(f"{', '.join(unasked)} is to be scored afresh, but is not among the metrics. Add it to --metrics.")
+    if spec:
+        metrics_by_name([*spec.metrics, *spec.thresholds])
+    for name in snapshot.thresholds:
+        if name not in METRICS:
+            log.warning("%s %s sets a threshold for `%s`, which is no metric here", snapshot.dataset, snapshot.name, name)
     return ScoringPlan(
         thresholds=thresholds_for(
             chosen, argument=threshold, dataset=snapshot.thresholds, catalog=spec.thresholds if spec else {}
         ),
         tokenizer=settings.tokenizer,
         no_judge=settings.profile.no_judge,
-        fresh=frozenset(metric.name for metric in metrics_by_name(again)) if again else frozenset(),
+        fresh=frozenset(again),
+        profile=settings.profile.name,
     )
 
 
@@ -104,7 +115,9 @@ def evaluate_file(
                 snapshot,
                 thresholds=plan.thresholds,
                 metric_versions={metric.name: metric.versioned(choose_tokenizer(plan.tokenizer)) for metric in plan.metrics},
-                settings=settings,
+                profile=plan.profile,
+                judge=plan.judge,
+                tokenizer=choose_tokenizer(plan.tokenizer).name,
                 run_id=run_id or uuid.uuid4().hex,
                 started_at=started,
                 skipped_rows=[str(problem) for problem in summary.problems],
@@ -112,7 +125,7 @@ def evaluate_file(
         )
         if report.dataset_digest != summary.digest:
             raise UnreadableFile(f"{path} changed while it was being scored. Run again; what is unchanged costs nothing.")
-        yield report
+        yield _ended_now(report)
 
 
 def run_info(
@@ -120,7 +133,9 @@ def run_info(
     *,
     thresholds: Mapping[str, float],
     metric_versions: Mapping[str, str],
-    settings: Settings,
+    profile: str,
+    judge: str,
+    tokenizer: str,
     run_id: str,
     started_at: datetime,
     skipped_rows: Sequence[str] = (),
@@ -134,9 +149,9 @@ def run_info(
         snapshot=snapshot.name,
         dataset_version=snapshot.version,
         language=snapshot.language,
-        profile=settings.profile.name,
-        judge=settings.profile.judge,
-        tokenizer=choose_tokenizer(settings.tokenizer).name,
+        profile=profile,
+        judge=judge,
+        tokenizer=tokenizer,
         thresholds=thresholds,
         metric_versions=metric_versions,
         started_at=started_at,
@@ -147,23 +162,37 @@ def run_info(
     )
 
 
-def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, settings: Settings, run_id: str) -> RunReport:
-    """The report of a snapshot from the tables of its batches. Raises UnknownSnapshot where nothing is scored."""
-    started = datetime.now(UTC)
+def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, started_at: datetime) -> RunReport:
+    """The report of a snapshot from the tables of its batches.
+
+    Raises UnknownSnapshot or NothingScored where there is nothing to report on, UnreadableFile where the file was changed
+    while its batches were written.
+    """
     results = SnapshotResults(folder, snapshot)
-    return summarize(
+    report = summarize(
         results,
         info=run_info(
             results.snapshot,
             thresholds=results.thresholds,
             metric_versions=results.metric_versions,
-            settings=settings,
+            profile=results.profile,
+            judge=results.judge,
+            tokenizer=results.tokenizer,
             run_id=run_id,
-            started_at=started,
+            started_at=started_at,
             batches=results.keys,
             missing_batches=results.missing,
         ),
     )
+    if not results.missing and report.dataset_digest != results.snapshot.digest:
+        raise UnreadableFile(
+            f"{folder.dataset} {snapshot} changed while its batches were written. Materialize {folder.dataset}/cases again."
+        )
+    return _ended_now(replace(report, dataset_digest=results.snapshot.digest))
+
+
+def _ended_now(report: RunReport) -> RunReport:
+    return replace(report, info=replace(report.info, finished_at=datetime.now(UTC)))
 
 
 class Spool:

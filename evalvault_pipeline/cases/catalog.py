@@ -18,6 +18,8 @@ from evalvault_pipeline.cases.model import Snapshot
 from evalvault_pipeline.errors import InvalidCatalog, UnknownDataset, UnknownSnapshot
 
 NAME = re.compile(r"[a-z0-9_]+")
+RESERVED = frozenset({"all_datasets"})  # all_datasets_evaluation_job is taken
+OWNER = re.compile(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+")
 SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -47,6 +49,14 @@ class DatasetSpec(BaseModel):
     def _files_below_the_folder(cls, value: str) -> str:
         if not value.strip() or Path(value).is_absolute():
             raise ValueError("it must be a path or glob relative to the catalog's folder")
+        return value
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_of_dagster(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not OWNER.fullmatch(owner):
+                raise ValueError(f"`{owner}` is neither `team:name` nor an e-mail address")
         return value
 
     @field_validator("thresholds")
@@ -96,7 +106,7 @@ class Catalog(BaseModel):
         """The dataset whose snapshot `file` is."""
         resolved = file.resolve()
         for spec in self.datasets.values():
-            if any(snapshot.resolve() == resolved for snapshot in spec.snapshots().values()):
+            if any(candidate.resolve() == resolved for candidate in spec.folder.glob(spec.files)):
                 return spec
         return None
 
@@ -130,8 +140,10 @@ def load_catalog(path: Path) -> Catalog:
         raise InvalidCatalog(
             f"There is no catalog {path}. Create it (docs/datasets.md), or name another with EVALVAULT_CATALOG."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InvalidCatalog(f"{path} cannot be read: {error}. Save it as UTF-8.") from None
+    except OSError as error:
+        raise InvalidCatalog(f"{path} cannot be read: {error.strerror or error}. Name a file with EVALVAULT_CATALOG.") from None
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -151,6 +163,8 @@ def load_catalog(path: Path) -> Catalog:
 
 def _spec(path: Path, text: str, name: str, table: object) -> DatasetSpec:
     start = _line_of_table(text, name)
+    if name in RESERVED:
+        raise InvalidCatalog(f"{path}:{start}: `{name}` is the name of a job. Choose another.")
     if not NAME.fullmatch(name):
         raise InvalidCatalog(
             f"{path}:{start}: `{name}` cannot name a dataset; a name is made of a-z, 0-9 and `_`. "

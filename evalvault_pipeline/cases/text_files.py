@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ CHUNK = 1024 * 1024
 BROKEN_UTF8_SHARE = 0.4
 _JSON_SPACE = " \t\n\r"
 
+_HANGUL_RUN = re.compile("[가-힣]+")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -46,8 +48,9 @@ def detect_encoding(path: Path) -> str:
     if _broken_share(path) < BROKEN_UTF8_SHARE:
         raise UnreadableFile(f"{path}:{broken}: bytes that are not UTF-8, in a file that otherwise is. Save it as UTF-8.")
     line = _first_undecodable_line(path, "cp949")
-    if line is not None:
-        raise UnreadableFile(f"{path}:{line}: bytes that are neither UTF-8 nor CP949 (EUC-KR). Save the file as UTF-8.")
+    if line is not None or not _reads_as_korean(path):
+        at = line or broken
+        raise UnreadableFile(f"{path}:{at}: bytes that are neither UTF-8 nor Korean CP949 (EUC-KR). Save the file as UTF-8.")
     return "cp949"
 
 
@@ -74,6 +77,19 @@ def _broken_share(path: Path) -> float:
             broken += text.count("\ufffd")
             foreign += sum(not piece.isascii() for piece in text)
     return broken / max(foreign, 1)
+
+
+def _reads_as_korean(path: Path) -> bool:
+    """Whether most Hangul of the CP949 text stands beside other Hangul; a curly quote of Windows-1252 makes lone syllables."""
+    alone = together = 0
+    with path.open(encoding="cp949", errors="replace") as file:
+        while text := file.read(CHUNK):
+            for run in _HANGUL_RUN.findall(text):
+                if len(run) > 1:
+                    together += len(run)
+                else:
+                    alone += 1
+    return together > alone
 
 
 def bounded_lines(handle: TextIO) -> Iterator[tuple[int, str | None]]:

@@ -3,7 +3,9 @@
 What is computed stands in the rooms `cases`, `scoring` and `reporting`; the same functions run behind `evalvault run`.
 """
 
+import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import Batch
-from evalvault_pipeline.defs.checks import check_report, report_check_specs
-from evalvault_pipeline.defs.io_managers import BatchStream, ScoredBatches, StoredBatches, in_order
-from evalvault_pipeline.defs.partitions import batch_partitions, snapshot_of, snapshots_in
+from evalvault_pipeline.defs.checks import check_reports, report_check_specs
+from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
+from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import plan_scoring, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
@@ -72,6 +74,8 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
     )
     def cases(context: dg.AssetExecutionContext) -> BatchStream:
         keys = list(context.partition_keys)
+        if not keys:
+            raise dg.Failure("The range holds no batch: its end stands before its start.", allow_retries=False)
         # Every file is checked before the first batch is written: a bad row refuses its snapshot whole.
         snapshots = {name: spec.snapshot_file(name) for name in dict.fromkeys(map(snapshot_of, in_order(keys)))}
         described = {name: describe_snapshot(_inspected(file), spec) for name, file in snapshots.items()}
@@ -80,7 +84,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             gone = ", ".join(unknown)
             raise dg.Failure(
                 f"These batches are no part of their snapshot any more: {gone}. Choose others; "
-                "new_snapshot_sensor or register_snapshots_job brings the partitions up to date.",
+                "register_snapshots_job brings the partitions up to date.",
                 allow_retries=False,
             )
         wanted = set(keys)
@@ -111,16 +115,18 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         cases: StoredBatches,
         score_store: dg.ResourceParam[str],
         judge: dg.ResourceParam[Profile],
-    ) -> ScoredBatches:
-        context.log.info(f"profile {judge.name}, judge {judge.judge}")
-        done: dict[str, BatchScores] = {}
-        lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms
-        for scored in _scored(cases, spec, settings, store_url=score_store):
-            done[scored.key] = scored
-            context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
-            if len(done) % lines == 0 or len(done) == len(cases):
-                context.log.info(f"{len(done)} of {len(cases)} batches scored, the last was {scored.key}")
-        return ScoredBatches(done)
+    ) -> ScoreStream:
+        context.log.info(f"profile {judge.name}")
+
+        def scored_batches() -> Iterator[BatchScores]:
+            lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms
+            for done, scored in enumerate(_scored(cases, spec, settings, store_url=score_store), start=1):
+                context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
+                if done % lines == 0 or done == len(cases):
+                    context.log.info(f"{done} of {len(cases)} batches scored, the last was {scored.key}")
+                yield scored
+
+        return ScoreStream(scored_batches())
 
     @dg.asset(
         key=[spec.name, "report"],
@@ -137,19 +143,18 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         existing = context.instance.get_dynamic_partitions(partitions.name or "")
         wanted = snapshots_in(context.run.tags, existing) or folder.unreported() or folder.snapshots()[-1:]
         if not wanted:
-            raise dg.Failure(
-                f"No batch of {spec.name} is scored yet. Materialize {spec.name}/scores first.", allow_retries=False
-            )
-        for snapshot in wanted[:-1]:
-            earlier = summarize_snapshot(folder, snapshot, settings=settings, run_id=context.run.run_id)
+            nothing = f"No batch of {spec.name} is scored yet. Materialize {spec.name}/scores first."
+            raise dg.Failure(nothing, allow_retries=False)
+        started = datetime.fromtimestamp(_run_start(context), UTC)
+        reports = [_reported(folder, snapshot, context.run.run_id, started) for snapshot in wanted]
+        for earlier in reports[:-1]:
             write_report(folder, earlier)
             context.log_event(dg.AssetMaterialization(context.asset_key, metadata=report_metadata(earlier, folder)))
-        newest = summarize_snapshot(folder, wanted[-1], settings=settings, run_id=context.run.run_id)
         return dg.MaterializeResult(
-            value=newest,
-            metadata=report_metadata(newest, folder),
-            check_results=check_report(
-                newest,
+            value=reports[-1],
+            metadata=report_metadata(reports[-1], folder),
+            check_results=check_reports(
+                reports,
                 min_pass_rate=settings.min_pass_rate if spec.min_pass_rate is None else spec.min_pass_rate,
                 min_coverage=settings.min_coverage,
             ),
@@ -190,6 +195,18 @@ def _inspected(file: Path) -> Any:
         return inspect_dataset(file)
     except PipelineError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def _reported(folder: ResultsFolder, snapshot: str, run_id: str, started_at: datetime) -> RunReport:
+    try:
+        return summarize_snapshot(folder, snapshot, run_id=run_id, started_at=started_at)
+    except PipelineError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def _run_start(context: dg.AssetExecutionContext) -> float:
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    return (record.start_time if record else None) or time.time()
 
 
 def _scored(cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str) -> Iterator[BatchScores]:

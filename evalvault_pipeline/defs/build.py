@@ -13,16 +13,19 @@ from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, register
 from evalvault_pipeline.defs.resources import JudgeResource, ScoreStoreResource
 from evalvault_pipeline.defs.schedules import weekly_schedule
 from evalvault_pipeline.defs.sensors import new_snapshot_sensor
+from evalvault_pipeline.scoring.metrics import metrics_by_name
 from evalvault_pipeline.settings import Settings
 
 
 def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
     """The code location for these settings and this catalog."""
     warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill_policy, which the design stands on
+    for spec in catalog.datasets.values():
+        metrics_by_name([*spec.metrics, *spec.thresholds])
     specs = list(catalog.datasets.values())
     jobs = [dataset_job(spec) for spec in specs]
     everything = all_datasets_job(catalog, lambda name: definitions.resolve_job_def(name))
-    results_dir = str(settings.results_dir)
+    results_dir, store = str(settings.results_dir), settings.score_store_url
     definitions = dg.Definitions(
         assets=[asset for spec in specs for asset in dataset_assets(spec, settings)],
         jobs=[*jobs, everything, register_job(catalog)],
@@ -32,7 +35,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "cases_io": CasesIOManager(results_dir=results_dir),
             "scores_io": ScoresIOManager(results_dir=results_dir),
             "report_io": ReportIOManager(results_dir=results_dir),
-            "score_store": ScoreStoreResource(url=None if "@" in settings.score_store_url else settings.score_store_url),
+            "score_store": ScoreStoreResource(url=store if store.startswith("sqlite:") else None),
             "judge": JudgeResource(profile=settings.profile.name),
         },
         executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,

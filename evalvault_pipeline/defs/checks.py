@@ -5,6 +5,8 @@ A failed blocking check of severity ERROR ends `dagster job execute` with exit c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from evalvault_pipeline.reporting.report import RunReport
@@ -26,42 +28,57 @@ def report_check_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def check_report(report: RunReport, *, min_pass_rate: float, min_coverage: float) -> list[dg.AssetCheckResult]:
-    """The results of both checks.
+def check_reports(reports: Sequence[RunReport], *, min_pass_rate: float, min_coverage: float) -> list[dg.AssetCheckResult]:
+    """The results of both checks over all reports of a run; they fail where any snapshot fails.
 
-    Where only unmeasured cases keep the pass rate below the minimum, nothing is known to be worse: that is a warning, which
-    ends no run.
+    Where only unmeasured cases or missing batches keep the pass rate below the minimum, nothing is known to be worse: that is
+    a warning, which ends no run.
     """
-    low, high = report.pass_rate_bounds
-    inconclusive = low < min_pass_rate <= high
-    missing = list(report.info.missing_batches)
+    worse = [report for report in reports if report.pass_rate < min_pass_rate]
+    surely = [report for report in worse if report.pass_rate_bounds[1] < min_pass_rate and not report.info.missing_batches]
+    partial = [report for report in reports if report.coverage < min_coverage or report.info.missing_batches]
+    shown = (surely or worse or list(reports))[-1]
+    incomplete = (partial or list(reports))[-1]
+    low, high = shown.pass_rate_bounds
     return [
         dg.AssetCheckResult(
             check_name=PASS_RATE,
-            passed=report.pass_rate >= min_pass_rate,
-            severity=dg.AssetCheckSeverity.WARN if inconclusive else dg.AssetCheckSeverity.ERROR,
+            passed=not worse,
+            severity=dg.AssetCheckSeverity.ERROR if surely or not worse else dg.AssetCheckSeverity.WARN,
             metadata={
-                "snapshot": report.info.snapshot,
-                "pass_rate": report.pass_rate,
+                "snapshot": shown.info.snapshot,
+                "pass_rate": shown.pass_rate,
                 "minimum": min_pass_rate,
                 "pass_rate_if_unmeasured_failed": low,
                 "pass_rate_if_unmeasured_passed": high,
-                "failed_cases": report.failed,
+                "failed_cases": shown.failed,
             },
-            description=f"{report.info.snapshot}: pass rate {report.pass_rate:.1%}, at least {min_pass_rate:.1%} is wanted"
-            + (f"; inconclusive, {report.unmeasured} cases are unmeasured" if inconclusive else ""),
+            description="; ".join(_pass_rate_line(report, min_pass_rate) for report in (worse or [shown])),
         ),
         dg.AssetCheckResult(
             check_name=EVERY_CASE_SCORED,
-            passed=report.coverage >= min_coverage and not missing,
+            passed=not partial,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
-                "snapshot": report.info.snapshot,
-                "coverage": report.coverage,
+                "snapshot": incomplete.info.snapshot,
+                "coverage": incomplete.coverage,
                 "minimum": min_coverage,
-                "unmeasured": "\n".join(report.unmeasured_details) or "none",
-                "missing_batches": ", ".join(missing) or "none",
+                "unmeasured": "\n".join(incomplete.unmeasured_details) or "none",
+                "missing_batches": ", ".join(incomplete.info.missing_batches) or "none",
             },
-            description=f"{report.info.snapshot}: coverage {report.coverage:.1%}, {len(missing)} batches missing",
+            description="; ".join(
+                f"{report.info.snapshot}: coverage {report.coverage:.1%}, {len(report.info.missing_batches)} batches missing"
+                for report in (partial or [incomplete])
+            ),
         ),
     ]
+
+
+def _pass_rate_line(report: RunReport, min_pass_rate: float) -> str:
+    line = f"{report.info.snapshot}: pass rate {report.pass_rate:.1%}, at least {min_pass_rate:.1%} is wanted"
+    if report.pass_rate < min_pass_rate:
+        if report.info.missing_batches:
+            line += f"; inconclusive, {len(report.info.missing_batches)} batches are missing"
+        elif report.pass_rate_bounds[1] >= min_pass_rate:
+            line += f"; inconclusive, {report.unmeasured} cases are unmeasured"
+    return line

@@ -39,9 +39,12 @@ class InstanceStorage(DagsterStorage, ConfigurableClass):
         missing = [name for name in ("DAGSTER_PG_USER", "DAGSTER_PG_PASSWORD") if not os.environ.get(name)]
         if missing:
             raise InvalidSetting(f"DAGSTER_PG_HOST is set, but {', '.join(missing)} is not. Set both.")
+        port = os.environ.get("DAGSTER_PG_PORT") or "5432"
+        if not port.isdigit():
+            raise InvalidSetting(f"DAGSTER_PG_PORT is `{port}`. Write a number, such as 5432.")
         database: Any = {
             "hostname": host,
-            "port": int(os.environ.get("DAGSTER_PG_PORT") or 5432),
+            "port": int(port),
             "username": os.environ["DAGSTER_PG_USER"],
             "password": os.environ["DAGSTER_PG_PASSWORD"],
             "db_name": os.environ.get("DAGSTER_PG_DB") or "dagster",

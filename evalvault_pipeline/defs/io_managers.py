@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from evalvault_pipeline.cases.model import Batch
+from evalvault_pipeline.defs.partitions import in_order
 from evalvault_pipeline.publishing.tables import (
     ResultsFolder,
     read_batch,
@@ -48,10 +49,10 @@ class StoredBatches(Mapping[str, Batch]):
 
 
 @dataclass(frozen=True)
-class ScoredBatches:
-    """Partition key -> its scores."""
+class ScoreStream:
+    """Scores on their way to disk, each batch written as it ends."""
 
-    batches: Mapping[str, BatchScores]
+    batches: Iterable[BatchScores]
 
 
 class _FolderIOManager(dg.ConfigurableIOManager):
@@ -62,12 +63,16 @@ class _FolderIOManager(dg.ConfigurableIOManager):
 
 
 class CasesIOManager(_FolderIOManager):
-    """`cases/<batch>.parquet`."""
+    """`cases/<batch>.parquet`; tables of batches that the snapshot no longer has are removed."""
 
     def handle_output(self, context: dg.OutputContext, obj: BatchStream) -> None:
         folder = self.folder(context)
+        written = {}
         for batch in obj.batches:
             write_batch(folder.cases_file(batch.key), batch)
+            written[batch.snapshot.name] = batch.snapshot
+        for snapshot in written.values():
+            folder.forget_older_cut(snapshot)
 
     def load_input(self, context: dg.InputContext) -> StoredBatches:
         return StoredBatches(self.folder(context), in_order(context.asset_partition_keys))
@@ -76,10 +81,10 @@ class CasesIOManager(_FolderIOManager):
 class ScoresIOManager(_FolderIOManager):
     """`scores/<batch>.parquet`."""
 
-    def handle_output(self, context: dg.OutputContext, obj: ScoredBatches) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: ScoreStream) -> None:
         folder = self.folder(context)
-        for key, scored in obj.batches.items():
-            write_scores(folder.scores_file(key), scored)
+        for scored in obj.batches:
+            write_scores(folder.scores_file(scored.key), scored)
 
     def load_input(self, context: dg.InputContext) -> None:
         raise dg.DagsterInvariantViolationError("Read scores with publishing.tables.SnapshotResults, beside their cases.")
@@ -93,13 +98,3 @@ class ReportIOManager(_FolderIOManager):
 
     def load_input(self, context: dg.InputContext) -> None:
         raise dg.DagsterInvariantViolationError("Read the report's results.json.")
-
-
-def in_order(keys: Iterable[str]) -> list[str]:
-    """Batch keys by snapshot and batch; Dagster hands them over in any order."""
-    parts = (key.rpartition("/") for key in keys)
-    return [f"{snapshot}/{index}" for snapshot, index in sorted(((part[0], part[2]) for part in parts), key=_batch_order)]
-
-
-def _batch_order(item: tuple[str, str]) -> tuple[str, int]:
-    return item[0], int(item[1])

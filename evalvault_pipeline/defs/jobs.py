@@ -34,13 +34,17 @@ def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefiniti
     def evaluate_newest_snapshots(context: dg.OpExecutionContext) -> None:
         failed = []
         for spec in catalog.datasets.values():
-            newest = list(spec.snapshots())[-1:]
+            try:
+                newest = list(spec.snapshots())[-1:]
+            except PipelineError as error:
+                failed.append(str(error))
+                continue
             if not newest:
                 context.log.warning(f"{spec.name}: no snapshot matches {spec.folder / spec.files}")
             for snapshot in newest:
                 outcome = evaluate_snapshot(context.instance, spec, snapshot, job=job_named(evaluation_job_name(spec.name)))
-                (context.log.info if outcome.ok else context.log.error)(outcome.line)
-                if not outcome.ok:
+                (context.log.error if outcome.exit_code else context.log.info)(outcome.line)
+                if outcome.exit_code:
                     failed.append(outcome.line)
         if failed:
             raise dg.Failure("\n".join(failed), allow_retries=False)
@@ -59,7 +63,12 @@ def register_job(catalog: Catalog) -> dg.JobDefinition:
     def register_every_snapshot(context: dg.OpExecutionContext) -> None:
         failed = []
         for spec in catalog.datasets.values():
-            for snapshot in spec.snapshots():
+            try:
+                snapshots = list(spec.snapshots())
+            except PipelineError as error:
+                failed.append(str(error))
+                continue
+            for snapshot in snapshots:
                 try:
                     plan = register_snapshot(context.instance, spec, snapshot)
                 except PipelineError as error:

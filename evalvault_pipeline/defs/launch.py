@@ -3,64 +3,113 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from evalvault_pipeline import errors
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.partitions import register_snapshot
-from evalvault_pipeline.errors import InvalidSetting, PipelineError
+from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
 
+PROCESS_TAG = "evalvault/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the evaluation of a snapshot ended. `run_id` is "" where no run was made; `reported`: there is a report of it."""
+    """How the evaluation of a snapshot ended.
+
+    `exit_code`: 0 fine, 1 its pass rate is below the minimum, 2 wrong data or setting, 3 a service did not answer. `run_id` is
+    "" where no run was made; `reported`: there is a report of it.
+    """
 
     dataset: str
     snapshot: str
     run_id: str
-    ok: bool
+    exit_code: int
     reported: bool = False
     line: str
 
 
 def evaluate_snapshot(instance: dg.DagsterInstance, spec: DatasetSpec, snapshot: str, *, job: dg.JobDefinition) -> Outcome:
-    """Register the batches of a snapshot and run the dataset's job over them."""
+    """Register the batches of a snapshot and run the dataset's job over them; `partitions_per_run` makes it several runs."""
+    name = f"{spec.name} {snapshot}"
     try:
         registration = register_snapshot(instance, spec, snapshot)
     except PipelineError as error:
-        return Outcome(dataset=spec.name, snapshot=snapshot, run_id="", ok=False, line=f"{spec.name} {snapshot}: {error}")
-    result = job.execute_in_process(instance=instance, tags=registration.tags, raise_on_error=False, run_config=QUIET)
-    return Outcome(
-        dataset=spec.name,
-        snapshot=snapshot,
-        run_id=result.run_id,
-        ok=result.success,
-        reported=_reported(result, spec),
-        line=f"{spec.name} {snapshot}: {_said(instance, result.run_id, spec, ok=result.success)} (run {result.run_id})",
-    )
+        return Outcome(dataset=spec.name, snapshot=snapshot, run_id="", exit_code=error.exit_code, line=f"{name}: {error}")
+    bury_dead_runs(instance, job.name)
+    outcome: Outcome | None = None
+    for tags in registration.runs:
+        result = job.execute_in_process(
+            instance=instance, tags={**tags, PROCESS_TAG: _process()}, raise_on_error=False, run_config=QUIET
+        )
+        words, exit_code = _said(instance, result.run_id, spec)
+        outcome = Outcome(
+            dataset=spec.name,
+            snapshot=snapshot,
+            run_id=result.run_id,
+            exit_code=0 if result.success else exit_code,
+            reported=_reported(result, spec),
+            line=f"{name}: {words or ('done' if result.success else 'failed')} (run {result.run_id})",
+        )
+        if outcome.exit_code > 1:
+            break
+    assert outcome is not None, "a snapshot has at least one batch"
+    return outcome
+
+
+def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:
+    """Report runs of this job as failed whose process, on this machine, was killed; they would stay STARTED for ever."""
+    for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.STARTED])):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if host == platform.node() and pid.isdigit() and not _is_alive(int(pid)):
+            instance.report_run_failed(run, f"Its process {pid} is gone; what it had scored is kept.")
+
+
+def dagster_instance() -> dg.DagsterInstance:
+    """The instance of DAGSTER_HOME, or the one that ./dagster.yaml describes. Raises InvalidSetting, ServiceUnavailable."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home and not Path("dagster.yaml").is_file():
+        raise InvalidSetting("There is no dagster.yaml here. Run this in the project's folder, or set DAGSTER_HOME.")
+    try:
+        return dg.DagsterInstance.get() if home else dg.DagsterInstance.from_config(str(Path.cwd()))
+    except dg.DagsterInvariantViolationError as error:
+        raise InvalidSetting(f"DAGSTER_HOME cannot be used: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:
+        if type(error).__name__ not in {"DagsterPostgresException", "OperationalError"}:
+            raise
+        raise ServiceUnavailable(
+            "Dagster's Postgres does not answer. Check DAGSTER_PG_HOST, DAGSTER_PG_PORT, user and password."
+        ) from None
 
 
 def _reported(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> bool:
     return any(event.asset_key == dg.AssetKey([spec.name, "report"]) for event in result.get_asset_materialization_events())
 
 
-def dagster_instance() -> dg.DagsterInstance:
-    """The instance of DAGSTER_HOME, or the one that ./dagster.yaml describes."""
-    if os.environ.get("DAGSTER_HOME"):
-        return dg.DagsterInstance.get()
-    if not Path("dagster.yaml").is_file():
-        raise InvalidSetting("There is no dagster.yaml here. Run this in the project's folder, or set DAGSTER_HOME.")
-    return dg.DagsterInstance.from_config(str(Path.cwd()))
+def _process() -> str:
+    return f"{platform.node()}:{os.getpid()}"
 
 
-def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec, *, ok: bool) -> str:
-    """The report's figures, and what failed, from the events of a run."""
-    words = []
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec) -> tuple[str, int]:
+    """(the report's figures and what failed, the exit code of a failure) from the events of a run."""
+    words: list[str] = []
+    exit_code = 1
     for record in instance.all_logs(run_id):
         event = record.dagster_event
         if event is None:
@@ -74,13 +123,19 @@ def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec, *, ok: b
             words.insert(0, f"{float(str(metadata['pass_rate'].value)):.1%} of {metadata['cases'].value} cases passed")
             words.append(f"results {metadata['results'].value}")
         elif event.is_step_failure:
-            words += _why_failed(event.step_key or "", event.step_failure_data)
-    return "; ".join(words) or ("done" if ok else "failed")
+            why, exit_code = _why_failed(event.step_key or "", event.step_failure_data)
+            words += why
+    return "; ".join(words), exit_code
 
 
-def _why_failed(step: str, data: Any) -> list[str]:
+def _why_failed(step: str, data: Any) -> tuple[list[str], int]:
     error = data.error
     if error is not None and error.cls_name == "DagsterAssetCheckFailedError":
-        return []  # the check's own line says it
+        return [], 1  # the check's own line says it
+    while error is not None and error.cause is not None:
+        error = error.cause
+    kind = getattr(errors, error.cls_name or "", None) if error else None
     failure = data.user_failure_data.description if data.user_failure_data else None
-    return [f"{step} failed: {failure or (error.cause or error).message.strip() if error else 'without a word'}"]
+    exit_code = kind.exit_code if isinstance(kind, type) and issubclass(kind, PipelineError) else 2
+    said = failure or (error.message.partition(": ")[2] or error.message).strip() if error else "without a word"
+    return [f"{step} failed: {said}"], exit_code

@@ -12,7 +12,7 @@ import dagster as dg
 
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset
-from evalvault_pipeline.cases.model import Snapshot
+from evalvault_pipeline.cases.model import Snapshot, batch_key
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -25,33 +25,48 @@ def batch_partitions(dataset: str) -> dg.DynamicPartitionsDefinition:
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """What the partitions of a snapshot should be, against what they are."""
+    """What the partitions of a dataset should be, against what they are.
+
+    `remove` and `add` bring the set up to date; a batch that is only moved stands in both.
+    """
 
     snapshot: Snapshot
-    new: tuple[str, ...]
-    stale: tuple[str, ...]
+    partitions_per_run: int | None
+    remove: tuple[str, ...]
+    add: tuple[str, ...]
 
     @property
-    def tags(self) -> dict[str, str]:
-        """Tags of a run over all batches of the snapshot."""
-        return range_tags(self.snapshot.batch_keys)
+    def new(self) -> tuple[str, ...]:
+        return tuple(key for key in self.add if key not in set(self.remove))
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        return tuple(key for key in self.remove if key not in set(self.add))
+
+    @property
+    def runs(self) -> list[dict[str, str]]:
+        """Tags of the runs that score the snapshot: one, or as many as the catalog's `partitions_per_run` makes."""
+        keys = self.snapshot.batch_keys
+        size = self.partitions_per_run or len(keys)
+        return [range_tags(keys[start : start + size]) for start in range(0, len(keys), size)]
 
 
 def plan_registration(spec: DatasetSpec, snapshot: str, *, existing: Sequence[str]) -> Registration:
-    """Read a snapshot's file and compare its batches with the registered ones. Raises UnreadableFile, MalformedCases."""
+    """Read a snapshot's file and compare its batches with the registered ones. Raises UnreadableFile, MalformedCases.
+
+    The set keeps the order of insertion, and a range runs over that order: so it is kept in the order of snapshots and
+    batches, by adding again whatever has to stand behind a new batch.
+    """
     described, _ = describe_snapshot(inspect_dataset(spec.snapshot_file(snapshot)), spec)
-    wanted = described.batch_keys
-    mine = [key for key in existing if snapshot_of(key) == snapshot]
-    # The set keeps the order of insertion, and a range needs the batches of a snapshot side by side: one that grows moves to
-    # the end, unless it is there already.
-    grows = len(mine) < len(wanted)
-    shared = min(len(mine), len(wanted))
-    stays = mine[:shared] == wanted[:shared] and _side_by_side(mine, existing) and (not grows or _last(mine, existing))
-    kept = set(mine) if stays else set()
+    others = [key for key in existing if snapshot_of(key) != snapshot]
+    wanted = in_order([*others, *described.batch_keys])
+    same = next((at for at, (old, new) in enumerate(zip(existing, wanted, strict=False)) if old != new), None)
+    same = min(len(existing), len(wanted)) if same is None else same
     return Registration(
         snapshot=described,
-        new=tuple(key for key in wanted if key not in kept),
-        stale=tuple(key for key in mine if key not in kept or key not in wanted),
+        partitions_per_run=spec.partitions_per_run,
+        remove=tuple(existing[same:]),
+        add=tuple(wanted[same:]),
     )
 
 
@@ -59,11 +74,17 @@ def register_snapshot(instance: dg.DagsterInstance, spec: DatasetSpec, snapshot:
     """Make the partitions of a snapshot what its file says; materializations of batches that are gone stay in the history."""
     name = batch_partitions(spec.name).name or ""
     plan = plan_registration(spec, snapshot, existing=instance.get_dynamic_partitions(name))
-    for key in plan.stale:
+    for key in plan.remove:
         instance.delete_dynamic_partition(name, key)
-    if plan.new:
-        instance.add_dynamic_partitions(name, list(plan.new))
+    if plan.add:
+        instance.add_dynamic_partitions(name, list(plan.add))
     return plan
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Batch keys by snapshot and batch; Dagster hands them over in any order."""
+    parts = ((snapshot, int(index)) for snapshot, _, index in (key.rpartition("/") for key in keys) if index.isdigit())
+    return [batch_key(snapshot, index) for snapshot, index in sorted(parts)]
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:
@@ -89,11 +110,3 @@ def snapshots_in(tags: Mapping[str, str], existing: Sequence[str]) -> list[str]:
 
 def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _side_by_side(keys: Sequence[str], existing: Sequence[str]) -> bool:
-    return not keys or list(existing[existing.index(keys[0]) :][: len(keys)]) == list(keys)
-
-
-def _last(keys: Sequence[str], existing: Sequence[str]) -> bool:
-    return not keys or existing[-1] == keys[-1]

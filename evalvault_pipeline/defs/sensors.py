@@ -14,13 +14,15 @@ from evalvault_pipeline.errors import PipelineError
 
 # A file that was written to a moment ago may not be whole yet.
 SETTLED_SECONDS = 5.0
+# Dagster ends a tick after 60 s and forgets what it found; the next tick goes on where this one stopped.
+TICK_SECONDS = 20.0
 
 
 def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinition:
     """`new_snapshot_sensor`: registers a new or changed snapshot's batches and requests a run over them.
 
-    The cursor holds size and time of each file that was dealt with. A snapshot whose file is removed keeps its partitions
-    and its history. A bad file is named in the tick, and tried again when it changes.
+    The cursor holds size and time of each file that was dealt with, and the batch size of the catalog. A snapshot whose file
+    is removed keeps its partitions and its history. A bad file is named in the tick, and tried again when it changes.
     """
 
     @dg.sensor(
@@ -33,6 +35,7 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
         seen: dict[str, list[int]] = json.loads(context.cursor or "{}")
         requests: list[dg.RunRequest] = []
         problems: list[str] = []
+        end = time.monotonic() + TICK_SECONDS
         for spec in catalog.datasets.values():
             try:
                 snapshots = spec.snapshots()
@@ -40,16 +43,18 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
                 problems.append(str(error))
                 continue
             for snapshot, file in snapshots.items():
-                name, state = f"{spec.name}/{snapshot}", _state(file)
-                if state is None or seen.get(name) == state:
+                name, state = f"{spec.name}/{snapshot}", _state(file, spec.batch_size)
+                if state is None or seen.get(name) == state or time.monotonic() > end:
                     continue
                 try:
                     plan = register_snapshot(context.instance, spec, snapshot)
                 except PipelineError as error:
                     problems.append(str(error))
                 else:
-                    run_key = f"{name}/{plan.snapshot.digest[:16]}/{plan.snapshot.batch_count}"
-                    requests.append(dg.RunRequest(run_key=run_key, job_name=evaluation_job_name(spec.name), tags=plan.tags))
+                    job = evaluation_job_name(spec.name)
+                    for part, tags in enumerate(plan.runs):
+                        run_key = f"{name}/{'-'.join(map(str, state))}/{part}"
+                        requests.append(dg.RunRequest(run_key=run_key, job_name=job, tags=tags))
                 seen[name] = state
         for problem in problems:
             context.log.error(problem)
@@ -62,10 +67,12 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
     return watch_snapshots
 
 
-def _state(file: Path) -> list[int] | None:
-    """[size, time of writing]; None while the file is still being written."""
+def _state(file: Path, batch_size: int | None) -> list[int] | None:
+    """[size, time of writing, batch size of the catalog]; None while the file is still being written."""
     try:
         stat = file.stat()
     except FileNotFoundError:
         return None
-    return None if 0 <= time.time() - stat.st_mtime < SETTLED_SECONDS else [stat.st_size, stat.st_mtime_ns]
+    if 0 <= time.time() - stat.st_mtime < SETTLED_SECONDS:
+        return None
+    return [stat.st_size, stat.st_mtime_ns, batch_size or 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TextIO
@@ -17,6 +17,7 @@ from typing import Annotated, Any, NotRequired, TextIO
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
+from evalvault_pipeline.errors import UnwritableFile
 from evalvault_pipeline.reporting.report import MetricSummary, RunReport
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
@@ -36,6 +37,7 @@ class ScoreEntry(TypedDict):
     reason: str | None
     evidence: dict[str, Any]
     version: str
+    judge: str
     seconds: float
     tokens: int
 
@@ -147,7 +149,7 @@ def results_header(report: RunReport) -> dict[str, Any]:
         "unmeasured_by_reason": report.unmeasured_by_reason,
         "unmeasured_details": list(report.unmeasured_details),
         "total_tokens": report.prompt_tokens + report.completion_tokens,
-        "total_cost_usd": 0.0,
+        "total_cost_usd": None if report.prompt_tokens + report.completion_tokens else 0.0,
         "cache": {"hits": report.reused, "misses": report.computed},
         "skipped_rows": list(info.skipped_rows),
         "batches": list(info.batches),
@@ -189,17 +191,33 @@ def write_results(path: Path, report: RunReport) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when the block ends well, and leaves no trace when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A text file that takes the place of `path` when the block ends well, and leaves no trace when it does not.
+
+    Raises UnwritableFile where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        make_writable(path)
+        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise UnwritableFile(f"{path} cannot be written: {error.strerror or error}. Name another file.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_writable(path: Path) -> None:
+    """Make the folder of an output. Raises UnwritableFile where a file could not stand there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableFile(f"{path} cannot be written: {error.strerror or error}. Name another file.") from None
+    if path.is_dir():
+        raise UnwritableFile(f"{path} cannot be written: it is a folder. Name a file.")
 
 
 def results_schema() -> dict[str, Any]:
@@ -225,6 +243,7 @@ def _score_entry(score: MetricScore) -> ScoreEntry:
         "reason": score.detail or None,
         "evidence": dict(score.evidence),
         "version": score.metric_version,
+        "judge": score.judge,
         "seconds": score.seconds,
         "tokens": score.prompt_tokens + score.completion_tokens,
     }

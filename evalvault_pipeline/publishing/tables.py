@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline.cases.loading import ContentDigest
 from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
-from evalvault_pipeline.errors import UnknownSnapshot
+from evalvault_pipeline.errors import NothingScored, UnknownSnapshot, UnreadableFile
 from evalvault_pipeline.publishing.markdown import report_markdown
 from evalvault_pipeline.publishing.results_file import replacing, write_results
 from evalvault_pipeline.reporting.report import RunReport
@@ -60,6 +60,13 @@ class ResultsFolder:
         newest = max((file.stat().st_mtime_ns for file in report.parent.glob("scores/*.parquet")), default=0)
         return newest > 0 and (not report.exists() or report.stat().st_mtime_ns < newest)
 
+    def forget_older_cut(self, snapshot: Snapshot) -> None:
+        """Remove the tables of batches that the snapshot no longer has."""
+        for noun in ("cases", "scores"):
+            for file in (self.root / self.dataset / snapshot.name / noun).glob("[0-9]*.parquet"):
+                if file.stem.isdigit() and int(file.stem) > snapshot.batch_count:
+                    file.unlink(missing_ok=True)
+
     def _batch_file(self, key: str, noun: str) -> Path:
         snapshot, _, index = key.rpartition("/")
         return self.root / self.dataset / snapshot / noun / f"{index}.parquet"
@@ -82,6 +89,8 @@ class SnapshotResults:
         self.plan: dict[str, tuple[float, str]] = {
             metric: (threshold, version) for metric, (threshold, version) in _newest(scores)["plan"].items()
         }
+        scored_by = _newest(scores)["scored_by"]
+        self.profile, self.judge, self.tokenizer = scored_by["profile"], scored_by["judge"], scored_by["tokenizer"]
         self.keys = [
             key
             for index, key in enumerate(self.snapshot.batch_keys, start=1)
@@ -89,9 +98,16 @@ class SnapshotResults:
             and name in scores
             and _snapshot_of(cases[name][1]) == self.snapshot
             and scores[name][1]["plan"] == _newest(scores)["plan"]
+            and scores[name][1]["scored_by"]["judge"] == self.judge
             and scores[name][1]["cases"] == cases[name][1]["cases"]
         ]
-        self.missing = [key for key in self.snapshot.batch_keys if key not in self.keys]
+        scored = set(self.keys)
+        self.missing = [key for key in self.snapshot.batch_keys if key not in scored]
+        if not self.keys:
+            raise NothingScored(
+                f"No batch of {folder.dataset} {snapshot}, as its file is now, is scored. "
+                f"Materialize {folder.dataset}/scores first."
+            )
 
     def __iter__(self) -> Iterator[CaseResult]:
         for key in self.keys:
@@ -108,12 +124,16 @@ class SnapshotResults:
 
 def _about_files(folder: Path) -> dict[str, tuple[int, dict[str, Any]]]:
     """File stem -> (time of writing, what the file says about itself)."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return {
-        file.stem: (file.stat().st_mtime_ns, json.loads(pq.read_schema(file).metadata[_ABOUT]))
-        for file in sorted(folder.glob("*.parquet"))
-    }
+    found = {}
+    for file in sorted(folder.glob("[0-9]*.parquet")):
+        try:
+            found[file.stem] = (file.stat().st_mtime_ns, json.loads(pq.read_schema(file).metadata[_ABOUT]))
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            raise UnreadableFile(f"{file} is no table of ours. Delete it, and materialize its batch again.") from None
+    return found
 
 
 def _newest(files: dict[str, tuple[int, dict[str, Any]]]) -> dict[str, Any]:
@@ -210,7 +230,9 @@ def write_scores(path: Path, scored: BatchScores) -> None:
     ]
     cases = _digest_of(result.case for result in scored.results)
     plan = {score.metric: [score.threshold, score.metric_version] for score in scored.scores}
-    _write(path, rows, schema, {"snapshot": asdict(scored.snapshot), "index": scored.index, "cases": cases, "plan": plan})
+    about = {"snapshot": asdict(scored.snapshot), "index": scored.index, "cases": cases, "plan": plan}
+    by = {"profile": scored.profile, "judge": scored.judge, "tokenizer": scored.tokenizer}
+    _write(path, rows, schema, {**about, "scored_by": by})
 
 
 def read_scores(path: Path, batch: Batch) -> BatchScores:

@@ -48,9 +48,9 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
 
 def _worst(worst: Iterable[CaseResult], title: str) -> Table:
     table = Table(title=title, title_justify="left", show_lines=True)
-    table.add_column("case", no_wrap=True)
-    table.add_column("question and answer", ratio=3)
-    table.add_column("below its threshold", ratio=2)
+    table.add_column("case", max_width=30, overflow="fold")
+    table.add_column("question and answer", ratio=3, overflow="fold")
+    table.add_column("below its threshold", ratio=2, overflow="fold")
     for result in worst:
         scores = Text()
         for score in failed_scores(result):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Literal
@@ -26,7 +26,7 @@ from evalvault_pipeline.errors import ServiceUnavailable
 from evalvault_pipeline.scoring.korean import Tokenizer, choose_tokenizer
 from evalvault_pipeline.scoring.metrics import METRICS, Metric
 from evalvault_pipeline.scoring.model import BatchScores, CaseResult, MetricScore, Reason, Unmeasured
-from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore
+from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore, timestamp
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,17 @@ PARALLEL_FROM = 2_000
 class ScoringPlan:
     """How to score: metric -> threshold in report order, the tokenizer, and what to say where an LLM metric has no judge.
 
-    `fresh` names metrics whose stored scores are not used.
+    `fresh` names metrics whose stored scores are not used. A score counts as reused when the store held it before
+    `started_at` (as `store.timestamp`). `profile` and `judge` name who scores.
     """
 
     thresholds: Mapping[str, float]
     tokenizer: Literal["auto", "kiwi", "ngram"]
     no_judge: str
     fresh: frozenset[str] = frozenset()
+    profile: str = "offline"
+    judge: str = "none"
+    started_at: str = field(default_factory=timestamp)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -95,7 +99,14 @@ def score_batch(batch: Batch, *, plan: ScoringPlan, store: ScoreStore) -> BatchS
         store.save([(ScoreKey(case_digest=case.digest, metric=name, metric_version=versions[name]), row) for name, row in new])
         known.update({(case.digest, name): row for name, row in new})
         results.append(result)
-    return BatchScores(snapshot=batch.snapshot, index=batch.index, results=tuple(results))
+    return BatchScores(
+        snapshot=batch.snapshot,
+        index=batch.index,
+        results=tuple(results),
+        profile=plan.profile,
+        judge=plan.judge,
+        tokenizer=tokenizer.name,
+    )
 
 
 def _score_case(
@@ -108,7 +119,8 @@ def _score_case(
         outcome: StoredScore | Unmeasured = stored or _compute(case, metric, plan, tokenizer)
         if isinstance(outcome, StoredScore) and stored is None:
             new.append((metric.name, outcome))
-        scores.append(_score(case, metric, plan, tokenizer, outcome, reused=stored is not None))
+        reused = stored is not None and bool(stored.scored_at) and stored.scored_at < plan.started_at
+        scores.append(_score(case, metric, plan, tokenizer, outcome, reused=reused))
     return CaseResult(case=case, scores=tuple(scores)), new
 
 

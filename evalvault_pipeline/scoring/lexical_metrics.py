@@ -184,10 +184,13 @@ def _contradicting_clause(sentence: str, passages: Sequence[_Passage], tokenizer
 
 
 def number_consistency(case: EvalCase, tokenizer: Tokenizer) -> Outcome:
-    """Share of the answer's numbers, amounts, periods and dates that stand in the contexts; 1 where it names none.
+    """Share of the answer's numbers, amounts, periods and dates that stand in the contexts; 1 where it names none, 0 for an
+    empty answer.
 
     `1억 5천만원` equals `150,000,000원`, `24개월` equals `2년`. Source: ours.
     """
+    if not case.answer.strip():
+        return Measured(value=0.0, evidence={"note": "the answer is empty"})
     claimed = figures(case.answer)
     total = len(claimed.dates) + len(claimed.quantities)
     if not total:

@@ -91,11 +91,14 @@ class CaseResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchScores:
-    """All scores of a batch, in the order of its cases."""
+    """All scores of a batch, in the order of its cases, and who scored them."""
 
     snapshot: Snapshot
     index: int
     results: tuple[CaseResult, ...]
+    profile: str = "offline"
+    judge: str = "none"
+    tokenizer: str = ""
 
     @property
     def key(self) -> str:

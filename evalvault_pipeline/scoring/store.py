@@ -60,6 +60,7 @@ class StoredScore:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
+    scored_at: str = ""
 
 
 class ScoreStore:
@@ -74,7 +75,7 @@ class ScoreStore:
             raise InvalidSetting(
                 f"EVALVAULT_STORE_URL cannot be used: {cause}. Write sqlite:///file or postgresql+psycopg2://user@host/database"
             ) from None
-        self._shown = self._engine.url.render_as_string(hide_password=True)
+        self._shown = shown_url(url)
         with self._reported():
             _create_tables(self._engine)
 
@@ -104,6 +105,7 @@ class ScoreStore:
                         prompt_tokens=row.prompt_tokens,
                         completion_tokens=row.completion_tokens,
                         cost_usd=row.cost_usd,
+                        scored_at=row.scored_at,
                     )
         return found
 
@@ -111,7 +113,7 @@ class ScoreStore:
         """Keep these scores, in one transaction. The first writer of a key wins: two processes do not overwrite each other."""
         if not rows:
             return
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = timestamp()
         values = [
             {
                 **vars(key),
@@ -159,6 +161,16 @@ def _are(digests: Sequence[str], metrics: Mapping[str, str], judge: str, repeat:
         scores.c.judge == judge,
         scores.c.repeat == repeat,
     )
+
+
+def shown_url(url: str) -> str:
+    """The URL without password and query, either of which may hold a secret."""
+    return sa.make_url(url).set(query={}).render_as_string(hide_password=True)
+
+
+def timestamp() -> str:
+    """Now in UTC, as the store writes it; the later one is the greater text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _engine(url: str) -> sa.Engine:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from evalvault_pipeline.defs.launch import PROCESS_TAG, bury_dead_runs, evaluate_snapshot
 from evalvault_pipeline.defs.partitions import range_tags
+from evalvault_pipeline.errors import ScoreStoreUnavailable
 from evalvault_pipeline.publishing.tables import read_batch, read_scores
+from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline_tests.defs.conftest import Project, cases_of
 
 SCORES = dg.AssetKey(["demo", "scores"])
@@ -184,7 +190,10 @@ def test_a_run_over_several_snapshots_reports_on_each_in_order(project: Project)
     keys = [*project.register("2026w46"), *project.register("2026w47")]
     assert project.run(range_tags(keys)).success
     records = project.instance.fetch_materializations(REPORT, limit=10, ascending=True).records
-    shown = [(r.asset_materialization.metadata["snapshot"].value, r.asset_materialization.metadata["pass_rate"].value) for r in records]
+    shown = [
+        (r.asset_materialization.metadata["snapshot"].value, r.asset_materialization.metadata["pass_rate"].value)
+        for r in records
+    ]
     assert shown == [("2026w46", 1.0), ("2026w47", 0.9)]
 
 
@@ -256,12 +265,147 @@ def test_the_weekly_schedule_asks_once_a_monday_in_the_zone_of_the_settings(proj
     assert [request.run_key for request in requests or []] == ["2026-11-23"]
 
 
-@pytest.mark.parametrize(("per_run", "expected"), [(None, None), (3, 3)])
-def test_partitions_per_run_of_the_catalog_spread_a_snapshot_over_runs(project: Project, per_run: int | None, expected: int | None) -> None:
+def test_a_run_over_several_snapshots_fails_where_any_of_them_is_worse(project: Project) -> None:
+    project.write("2026w46", cases_of(4, bad=2))
+    project.write("2026w47", cases_of(4))
+    keys = [*project.register("2026w46"), *project.register("2026w47")]
+    result = project.run(range_tags(keys))
+    assert not result.success
+    shown = {check.check_name: check for check in result.get_asset_check_evaluations()}["pass_rate_at_least_minimum"]
+    assert shown.description == "2026w46: pass rate 50.0%, at least 80.0% is wanted"
+    assert project.report("2026w47")["pass_rate"] == 1.0
+
+
+def test_a_range_whose_end_stands_before_its_start_is_refused(project: Project) -> None:
+    project.write("2026w47", cases_of(6))
+    keys = project.register("2026w47")
+    result = project.run(range_tags(keys[::-1]))
+    assert not result.success
+    assert "its end stands before its start" in failure_text(result)
+
+
+def test_tables_of_an_older_cut_are_removed_and_take_no_part(project: Project) -> None:
+    project.write("2026w47", cases_of(8))
+    project.run(range_tags(project.register("2026w47")))
+    project.write("2026w47", cases_of(3))
+    project.run(range_tags(project.register("2026w47")))
+    for noun in (project.results.cases_file, project.results.scores_file):
+        assert [noun(f"2026w47/000{index}").exists() for index in (1, 2, 3, 4)] == [True, True, False, False]
+    assert project.report("2026w47")["total_test_cases"] == 3
+
+
+def test_no_report_is_made_of_nothing(project: Project) -> None:
+    """A pass rate of zero cases would be a failure that turns into a number."""
+    project.write("2026w47", cases_of(4))
+    project.run(range_tags(project.register("2026w47")))
+    project.write("2026w47", cases_of(4, bad=4))
+    everything = project.definitions.resolve_implicit_global_asset_job_def()
+    cases_only = everything.get_subset(asset_selection={CASES})
+    assert cases_only.execute_in_process(instance=project.instance, tags=range_tags(project.register("2026w47"))).success
+    result = everything.get_subset(asset_selection={REPORT}).execute_in_process(instance=project.instance, raise_on_error=False)
+    assert not result.success
+    assert "No batch of demo 2026w47, as its file is now, is scored. Materialize demo/scores first." in failure_text(result)
+    assert project.report("2026w47")["pass_rate"] == 1.0
+
+
+def test_a_report_names_what_scored_it_not_the_settings_of_the_day(project: Project) -> None:
+    project.write("2026w47", cases_of(2))
+    project.run(range_tags(project.register("2026w47")))
+    project.settings = project.settings.model_copy(update={"profile_name": "dev", "tokenizer": "auto"})
+    report = project.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={REPORT})
+    assert report.execute_in_process(instance=project.instance).success
+    found = project.report("2026w47")
+    assert (found["profile"], found["model_name"], found["tokenizer"]) == ("offline", "none", "ngram-1")
+
+
+def test_the_duration_of_a_report_is_that_of_its_run(project: Project) -> None:
+    project.write("2026w47", cases_of(2))
+    result = project.run(range_tags(project.register("2026w47")))
+    record = project.instance.get_run_record_by_id(result.run_id)
+    started = datetime.fromisoformat(project.report("2026w47")["started_at"]).timestamp()
+    assert record is not None and record.start_time == pytest.approx(started, abs=0.01)
+
+
+def test_batches_that_ended_before_a_failure_are_kept(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write("2026w47", cases_of(6))
+    tags = range_tags(project.register("2026w47"))
+
+    def fail_on_the_last(*_: object, **__: object) -> None:
+        if project.results.scores_file("2026w47/0002").exists():
+            raise ScoreStoreUnavailable("gone")
+
+    original = ScoreStore.save
+
+    def save(self: ScoreStore, rows: Any) -> None:
+        fail_on_the_last()
+        original(self, rows)
+
+    monkeypatch.setattr(ScoreStore, "save", save)
+    assert not project.run(tags).success
+    assert project.results.scores_file("2026w47/0002").exists()
+    monkeypatch.undo()
+    assert project.run(tags).success
+    assert project.report("2026w47")["cache"] == {"hits": 8, "misses": 4}
+
+
+def test_a_killed_run_is_reported_as_failed_by_the_next_one(project: Project) -> None:
+    job = project.definitions.resolve_job_def("demo_evaluation_job")
+    tags = {PROCESS_TAG: f"{platform.node()}:999999999"}
+    dead = project.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    alive = project.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: f"{platform.node()}:{os.getpid()}"}
+    )
+    bury_dead_runs(project.instance, job.name)
+    states = [project.instance.get_run_by_id(run.run_id) for run in (dead, alive)]
+    assert [run.status for run in states if run] == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
+
+
+def test_partitions_per_run_of_the_catalog_spread_a_snapshot_over_runs(project: Project) -> None:
     catalog = project.folder / "catalog.toml"
-    catalog.write_text(catalog.read_text() + (f"partitions_per_run = {per_run}\n" if per_run else ""))
-    node = project.definitions.resolve_asset_graph().get(SCORES)
-    assert node.backfill_policy.max_partitions_per_run == expected
+    catalog.write_text(catalog.read_text() + "partitions_per_run = 2\n")
+    project.write("2026w47", cases_of(9))
+    job = project.definitions.resolve_job_def("demo_evaluation_job")
+    outcome = evaluate_snapshot(project.instance, project.spec, "2026w47", job=job)
+    assert outcome.exit_code == 0 and "100.0% of 9 cases passed" in outcome.line
+    assert len(project.instance.get_runs(dg.RunsFilter(job_name=job.name))) == 3
+    assert project.report("2026w47")["missing_batches"] == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "exit_code", "said"),
+    [
+        (lambda project: project.write("2026w47", cases_of(4, bad=4)), 1, "pass_rate_at_least_minimum FAILED"),
+        (lambda project: project.write("2026w47", [{"id": ""}]), 2, "Give every case an id of its own"),
+    ],
+)
+def test_the_outcome_of_a_snapshot_tells_worse_from_wrong(project: Project, fault: Any, exit_code: int, said: str) -> None:
+    fault(project)
+    outcome = evaluate_snapshot(
+        project.instance, project.spec, "2026w47", job=project.definitions.resolve_job_def("demo_evaluation_job")
+    )
+    assert (outcome.exit_code, said in outcome.line) == (exit_code, True), outcome.line
+
+
+def test_a_score_store_that_is_away_is_told_from_bad_data(project: Project) -> None:
+    project.settings = project.settings.model_copy(update={"store_url": "sqlite:////proc/none/scores.sqlite"})
+    project.write("2026w47", cases_of(4))
+    job = project.definitions.resolve_job_def("demo_evaluation_job")
+    outcome = evaluate_snapshot(project.instance, project.spec, "2026w47", job=job)
+    assert outcome.exit_code == 3, outcome.line
+    assert "score store" in outcome.line
+
+
+def test_a_stray_file_names_itself_and_stops_no_other_dataset(project: Project) -> None:
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text() + CATALOG_OF_ANOTHER)
+    folder = project.folder / "datasets" / "other"
+    folder.mkdir()
+    (folder / "2026w47 (1).json").write_text("[]")
+    project.write("2026w47", cases_of(4))
+    result = project.run({}, job="all_datasets_evaluation_job")
+    assert not result.success and "2026w47 (1).json: a snapshot's name is made of" in failure_text(result)
+    assert project.report("2026w47")["pass_rate"] == 1.0
+    assert project.catalog.owner_of(project.folder / "datasets" / "demo" / "2026w47.json") == project.spec
 
 
 def test_the_run_file_is_json_that_names_profile_and_digest(project: Project) -> None:

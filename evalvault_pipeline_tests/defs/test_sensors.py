@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
+from evalvault_pipeline.defs import sensors
 from evalvault_pipeline_tests.defs.conftest import Project, cases_of
 
 
@@ -57,14 +59,52 @@ def test_a_changed_file_becomes_new_batches_under_a_new_run_key(project: Project
     assert len(project.instance.get_dynamic_partitions("demo_batches")) == 5
 
 
-def test_a_file_written_again_with_the_same_cases_keeps_its_run_key(project: Project) -> None:
-    """Dagster drops a request whose run key it has seen: touching a file does not score it again."""
-    file = project.write("2026w47", cases_of(3))
-    settled(file)
+def test_a_file_that_goes_back_to_what_it_was_is_run_again(project: Project) -> None:
+    """Dagster drops a request whose run key it has seen, so the key holds the time of writing, not the content."""
+    keys, cursor = [], None
+    for count, seconds_ago in [(3, 90), (5, 60), (3, 30)]:
+        settled(project.write("2026w47", cases_of(count)), seconds_ago=seconds_ago)
+        data = tick(project, cursor)
+        cursor = data.cursor
+        keys += [request.run_key for request in data.run_requests or []]
+    assert len(set(keys)) == 3
+
+
+def test_a_changed_batch_size_of_the_catalog_becomes_new_batches(project: Project) -> None:
+    settled(project.write("2026w47", cases_of(6)))
+    cursor = tick(project).cursor
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text().replace("batch_size = 2", "batch_size = 3"))
+    assert len(tick(project, cursor).run_requests or []) == 1
+    assert project.instance.get_dynamic_partitions("demo_batches") == ["2026w47/0001", "2026w47/0002"]
+
+
+def test_a_tick_that_takes_too_long_stops_and_the_next_one_goes_on(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for week in ("2026w45", "2026w46", "2026w47"):
+        settled(project.write(week, cases_of(2)))
+    clock = iter(range(0, 1000, 15))
+    monkeypatch.setattr(sensors.time, "monotonic", lambda: next(clock))
     first = tick(project)
-    settled(file, seconds_ago=30)
+    monkeypatch.undo()
     second = tick(project, first.cursor)
-    assert [request.run_key for request in first.run_requests or []] == [request.run_key for request in second.run_requests or []]
+    weeks = [
+        request.tags["dagster/asset_partition_range_start"] for data in (first, second) for request in data.run_requests or []
+    ]
+    assert len(first.run_requests or []) == 1
+    assert sorted(weeks) == ["2026w45/0001", "2026w46/0001", "2026w47/0001"]
+
+
+def test_a_snapshot_is_spread_over_as_many_runs_as_the_catalog_says(project: Project) -> None:
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text() + "partitions_per_run = 2\n")
+    settled(project.write("2026w47", cases_of(9)))
+    requests = tick(project).run_requests or []
+    ranges = [
+        (request.tags["dagster/asset_partition_range_start"][-1], request.tags["dagster/asset_partition_range_end"][-1])
+        for request in requests
+    ]
+    assert ranges == [("1", "2"), ("3", "4"), ("5", "5")]
+    assert len({request.run_key for request in requests}) == 3
 
 
 def test_a_file_that_is_still_being_written_waits_for_the_next_tick(project: Project) -> None:
