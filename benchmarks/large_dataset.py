@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import Took, measured, table
 from benchmarks.synthetic import write_cases
+from evalvault_pipeline_tests.stack import UserProject
 
 METRICS = "lexical_support,chrf"
 # The same two metrics over the same cases, with nothing kept: what the computing alone takes.
@@ -72,6 +73,7 @@ def run(folder: Path, *, cases: int) -> str:
     rows.append(("bare loop over the same two metrics, nothing kept", _bare(BARE_LOOP, file, folder)))
     rows.append(("sacreBLEU, chrF alone", _bare(SACREBLEU, file, folder)))
     size = file.stat().st_size / 1e6
+    rows.append(("`evalvault backfill`: the same through Dagster, 100 cases a batch", _through_dagster(file, folder)))
     lines = [[name, f"{t.wall:.0f} s", f"{t.cpu:.0f} s", f"{cases / t.wall:,.0f}", f"{t.peak_mb:.0f} MB"] for name, t in rows]
     said = re.findall(r"nothing computed: all ([\d,]+) scores", rows[1][1].output)
     return "\n".join(
@@ -83,6 +85,17 @@ def run(folder: Path, *, cases: int) -> str:
             f"The second run said: nothing computed, all {said[0] if said else '?'} scores were in the score store.",
         ]
     )
+
+
+def _through_dagster(file: Path, folder: Path) -> Took:
+    project = UserProject(folder / "project", EVALVAULT_PROFILE="offline")
+    data = project.folder / "data"
+    catalog = f'[datasets.large]\nfiles = "datasets/large/*"\nlanguage = "ko"\nmetrics = {METRICS.split(",")}\n'
+    (data / "catalog.toml").write_text(catalog, encoding="utf-8")
+    (data / "datasets" / "large").mkdir()
+    file.rename(data / "datasets" / "large" / "w1.jsonl")
+    command = project.command("evalvault", "backfill", "large", "--cases", "0")
+    return measured(command, cwd=project.folder, environment=project.environment)
 
 
 def _bare(code: str, file: Path, folder: Path) -> Took:

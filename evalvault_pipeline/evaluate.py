@@ -184,11 +184,12 @@ def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, sta
             missing_batches=results.missing,
         ),
     )
-    if not results.missing and report.dataset_digest != results.snapshot.digest:
+    whole = results.snapshot.digest
+    if whole and not results.missing and report.dataset_digest != whole:
         raise UnreadableFile(
             f"{folder.dataset} {snapshot} changed while its batches were written. Materialize {folder.dataset}/cases again."
         )
-    return _ended_now(replace(report, dataset_digest=results.snapshot.digest))
+    return _ended_now(replace(report, dataset_digest=whole or report.dataset_digest))
 
 
 def _ended_now(report: RunReport) -> RunReport:

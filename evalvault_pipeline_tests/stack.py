@@ -53,6 +53,12 @@ class UserProject:
             raise AssertionError(f"{arguments} ended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done
 
+    def shell(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of bash."""
+        return subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
+        )
+
     def start(self, *arguments: str, log: Path | None = None, **environment: str) -> subprocess.Popen[bytes]:
         """Start in a session of its own, with SIGINT at its default: Dagster copies SIGINT's handler to SIGTERM."""
         output = log.open("wb") if log else subprocess.DEVNULL

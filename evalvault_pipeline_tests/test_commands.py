@@ -39,8 +39,15 @@ def big_dataset(project: UserProject, cases: int) -> Path:
     file = project.folder / "big.jsonl"
     with file.open("w", encoding="utf-8") as lines:
         for number in range(cases):
-            contexts = [f"제{number}조 {word} 보험금은 {number}만원을 한도로 지급합니다." for word in ("입원", "통원", "수술", "진단")]
-            case = {"id": str(number), "question": "얼마인가요?", "answer": f"수술 보험금은 {number}만원입니다.", "contexts": contexts}
+            contexts = [
+                f"제{number}조 {word} 보험금은 {number}만원을 한도로 지급합니다." for word in ("입원", "통원", "수술", "진단")
+            ]
+            case = {
+                "id": str(number),
+                "question": "얼마인가요?",
+                "answer": f"수술 보험금은 {number}만원입니다.",
+                "contexts": contexts,
+            }
             lines.write(json.dumps({**case, "ground_truth": case["answer"]}, ensure_ascii=False) + "\n")
     return file
 
@@ -90,7 +97,10 @@ def test_an_llm_metric_without_a_judge_is_unmeasured_and_the_way_out_is_named(pr
         ("run workspace.yaml -m chrf", "evalvault: workspace.yaml: no dataset format ends in `.yaml`."),
         ("backfill insurance", "evalvault: The catalog declares no dataset `insurance`. Did you mean `insurance_qa`?"),
         ("backfill insurance_qa --from 2026w4", "evalvault: Dataset `insurance_qa` has no snapshot `2026w4`."),
-        ("run workspace.yaml -m chrf --profile openai", "evalvault: `OPENAI_API_KEY` is not set, and profile `openai` needs it."),
+        (
+            "run workspace.yaml -m chrf --profile openai",
+            "evalvault: `OPENAI_API_KEY` is not set, and profile `openai` needs it.",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_with_the_remedy_and_exit_code_2(project: UserProject, arguments: str, message: str) -> None:
@@ -130,7 +140,9 @@ def test_many_cases_are_scored_by_several_processes_with_the_same_result(project
     file = big_dataset(project, 2000)
     command = ["evalvault", "run", str(file), "-m", "lexical_support,chrf", "-o"]
     alone = project.run(*command, "alone.json", "--no-parallel", EVALVAULT_RESULTS_DIR="alone")
-    together = project.run(*command, "together.json", "--parallel", "--verbose", EVALVAULT_RESULTS_DIR="b", EVALVAULT_WORKERS="2")
+    together = project.run(
+        *command, "together.json", "--parallel", "--verbose", EVALVAULT_RESULTS_DIR="b", EVALVAULT_WORKERS="2"
+    )
     assert "2 process(es)" in together.stderr and alone.returncode == 0
     ours, theirs = (json.loads((project.folder / f"{name}.json").read_text()) for name in ("alone", "together"))
     for results in (ours, theirs):
@@ -198,7 +210,9 @@ def test_the_steps_of_a_run_may_be_processes_of_their_own(project: UserProject) 
 
 def test_a_killed_dagster_run_goes_on_where_it_was(project: UserProject) -> None:
     with (project.folder / "data" / "catalog.toml").open("a", encoding="utf-8") as catalog:
-        catalog.write('\n[datasets.big]\nfiles = "datasets/big/*"\nmetrics = ["lexical_support", "chrf"]\nmin_pass_rate = 0.0\n')
+        catalog.write(
+            '\n[datasets.big]\nfiles = "datasets/big/*"\nmetrics = ["lexical_support", "chrf"]\nmin_pass_rate = 0.0\n'
+        )
     folder = project.folder / "data" / "datasets" / "big"
     folder.mkdir()
     big_dataset(project, 3000).rename(folder / "w1.jsonl")
@@ -225,3 +239,71 @@ def test_a_backfill_of_history_reports_on_each_snapshot_and_names_the_worse_one(
 def test_help_names_every_command(project: UserProject) -> None:
     text = project.run("evalvault", "--help").stdout
     assert all(name in text for name in ("run", "metrics", "backfill", "catalog", "version"))
+
+
+KOREAN = "data/datasets/insurance_qa/2026w47.json"
+
+
+def test_a_reader_that_has_seen_enough_loses_no_result(project: UserProject) -> None:
+    evalvault = project.command("evalvault")[0]
+    done = project.shell(f"'{evalvault}' run {KOREAN} -m chrf -o results.json | head -1; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((project.folder / "results.json").read_text(encoding="utf-8"))["total_test_cases"] == 64
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "ascii"])
+def test_a_console_without_the_characters_shows_something_else_and_loses_nothing(project: UserProject, encoding: str) -> None:
+    done = project.run("evalvault", "run", KOREAN, "-m", "chrf", "-o", "r.json", PYTHONIOENCODING=encoding)
+    assert "results: r.json" in done.stdout and (project.folder / "r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run own.json -m chrf -o own.json", "the dataset, --output and --report must be different files"),
+        ("run own.json -m chrf -o x.json --report x.json", "the dataset, --output and --report must be different files"),
+        ("run own.json -m chrf -o data", "data cannot be written: it is a folder. Name a file."),
+        ("run own.json -m chrf -o own.json/x/r.json", "cannot be written: "),
+        ("run own.json -m chrf --batch-size 99999999999999999999", "less than or equal to 1000000"),
+        ("run own.json -m chrf --fresh token_f1", "token_f1 is to be scored afresh, but is not among the metrics"),
+    ],
+)
+def test_outputs_and_options_that_cannot_be_meant_are_refused_before_any_work(
+    project: UserProject, arguments: str, message: str
+) -> None:
+    own = project.folder / "own.json"
+    own.write_bytes((project.folder / KOREAN).read_bytes())
+    done = project.run("evalvault", *arguments.split(), check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert own.read_bytes() == (project.folder / KOREAN).read_bytes()
+    assert stored_scores(project) == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "exit_code", "message"),
+    [
+        ({"EVALVAULT_CATALOG": "none.toml"}, 2, "There is no catalog none.toml"),
+        ({"DAGSTER_HOME": "relative"}, 2, "DAGSTER_HOME cannot be used: "),
+        ({"DAGSTER_PG_HOST": "127.0.0.1", "DAGSTER_PG_USER": "u", "DAGSTER_PG_PASSWORD": "p", "DAGSTER_PG_PORT": "abc"}, 2, "DAGSTER_PG_PORT is `abc`"),
+        ({"EVALVAULT_STORE_URL": "postgresql://127.0.0.1:1/db?user=u&password=a-secret"}, 3, "The score store postgresql://127.0.0.1:1/db does not answer"),
+    ],
+)  # fmt: skip
+def test_a_backfill_that_cannot_begin_says_why_in_one_line(
+    project: UserProject, environment: dict[str, str], exit_code: int, message: str
+) -> None:
+    done = project.run("evalvault", "backfill", "insurance_qa_en", check=False, **environment)
+    said = done.stdout + done.stderr
+    assert (done.returncode, "Traceback" in said, "a-secret" in said) == (exit_code, False, False), said
+    assert message in " ".join(said.split())
+
+
+def test_a_threshold_for_no_metric_is_refused_in_the_catalog_and_named_in_a_dataset(project: UserProject) -> None:
+    cases = json.loads((project.folder / KOREAN).read_text(encoding="utf-8"))
+    (project.folder / "d.json").write_text(json.dumps({**cases, "thresholds": {"chrff": 0.9}}), encoding="utf-8")
+    done = project.run("evalvault", "run", "d.json", "-m", "chrf")
+    assert "sets a threshold for `chrff`, which is no metric here" in done.stderr
+    with (project.folder / "data" / "catalog.toml").open("a", encoding="utf-8") as catalog:
+        catalog.write("[datasets.insurance_qa_en.thresholds]\nchrff = 0.9\n")
+    done = project.run("evalvault", "run", "data/datasets/insurance_qa_en/2026w47.jsonl", check=False)
+    assert done.returncode == 2 and "There is no metric `chrff`. Did you mean `chrf`?" in done.stderr

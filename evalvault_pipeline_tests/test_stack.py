@@ -101,7 +101,10 @@ def test_the_sensor_scores_a_snapshot_whose_file_appears_and_again_when_it_chang
         "query($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState { id } } } }",
         selector=selector,
     )
-    assert stack.query(stop, id=state["sensorOrError"]["sensorState"]["id"])["stopSensor"]["__typename"] == "StopSensorMutationResult"
+    assert (
+        stack.query(stop, id=state["sensorOrError"]["sensorState"]["id"])["stopSensor"]["__typename"]
+        == "StopSensorMutationResult"
+    )
 
 
 def snapshot_report(stack: DagsterDev, snapshot: str) -> dict[str, Any] | None:

@@ -238,12 +238,13 @@ def write_scores(path: Path, scored: BatchScores) -> None:
 def read_scores(path: Path, batch: Batch) -> BatchScores:
     """The scores of `batch`, in the order of its cases."""
     by_case: dict[str, list[MetricScore]] = {}
-    for row in _read(path)[1]:
+    about, rows = _read(path)
+    for row in rows:
         del row["passed"]
         row["evidence"] = json.loads(row["evidence"])
         by_case.setdefault(row["case_id"], []).append(MetricScore(**row))
     results = tuple(CaseResult(case=case, scores=tuple(by_case.get(case.case_id, ()))) for case in batch.cases)
-    return BatchScores(snapshot=batch.snapshot, index=batch.index, results=results)
+    return BatchScores(snapshot=batch.snapshot, index=batch.index, results=results, **about["scored_by"])
 
 
 def _digest_of(cases: Iterable[EvalCase]) -> str:

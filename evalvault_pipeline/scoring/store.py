@@ -60,7 +60,7 @@ class StoredScore:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
-    scored_at: str = ""
+    scored_at: str = field(default="", compare=False)
 
 
 class ScoreStore:

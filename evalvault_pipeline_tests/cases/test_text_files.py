@@ -94,7 +94,7 @@ def test_a_broken_byte_behind_a_byte_order_mark_names_its_line(tmp_path: Path, e
 def test_bytes_of_no_encoding_name_their_line(tmp_path: Path):
     file = tmp_path / "x.csv"
     file.write_bytes("보험\n".encode("cp949") * 4 + b"\xff\xff\xff\n")
-    with pytest.raises(UnreadableFile, match=r"x\.csv:5: bytes that are neither UTF-8 nor CP949 \(EUC-KR\)"):
+    with pytest.raises(UnreadableFile, match=r"x\.csv:5: bytes that are neither UTF-8 nor Korean CP949 \(EUC-KR\)"):
         detect_encoding(file)
 
 
@@ -168,3 +168,11 @@ def test_a_value_over_the_limit_is_refused_before_it_is_read_to_its_end(monkeypa
 def test_json_that_python_cannot_hold_is_refused(text: str, fault: str):
     with pytest.raises(UnreadableFile, match=rf"x\.json:1: not valid JSON: {fault}"):
         reader(text).value()
+
+
+def test_english_of_windows_is_not_taken_for_korean(tmp_path: Path):
+    """A curly quote of Windows-1252 and the letter behind it make one CP949 syllable: `What’s` would read `What뭩`."""
+    file = tmp_path / "x.csv"
+    file.write_bytes("id,question\n1,What’s covered if it’s raining – and where?\n".encode("cp1252"))
+    with pytest.raises(UnreadableFile, match=r"x\.csv:2: bytes that are neither UTF-8 nor Korean CP949 \(EUC-KR\)\. Save"):
+        detect_encoding(file)

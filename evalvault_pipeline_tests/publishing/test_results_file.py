@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.errors import UnwritableFile
 from evalvault_pipeline.evaluate import evaluate_file
 from evalvault_pipeline.publishing.results_file import replacing, results_header, results_schema, write_results
 from evalvault_pipeline.reporting.report import RunReport, summarize
@@ -183,14 +184,16 @@ class Broken:
         raise self._error
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(28, "No space left on device"), UnwritableFile), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
 def test_a_file_whose_writing_breaks_off_leaves_the_old_one_and_no_other(
-    error: BaseException, report: RunReport, tmp_path: Path
+    error: BaseException, raised: type[BaseException], report: RunReport, tmp_path: Path
 ):
     path = tmp_path / "out" / "results.json"
     write_results(path, report)
     before = path.read_bytes()
-    with pytest.raises(type(error)):
+    with pytest.raises(raised):
         write_results(path, replace(report, results=Broken(list(report.results), error)))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
@@ -215,3 +218,10 @@ def test_the_header_holds_everything_but_the_cases(report: RunReport, tmp_path: 
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     del content["results"]
     assert content == json.loads(json.dumps(results_header(report)))
+
+
+def test_an_output_that_cannot_stand_where_it_is_wanted_is_refused_with_the_reason(report: RunReport, tmp_path: Path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for path, reason in [(tmp_path, "it is a folder"), (tmp_path / "file" / "r.json", "cannot be written: ")]:
+        with pytest.raises(UnwritableFile, match=reason):
+            write_results(path, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_batches_not_scored_yet_are_missing_and_left_out_of_the_figures(results:
     for batch in batches()[:2]:
         results.score(batch)
     results.cases_only(batches()[2])
-    report = summarize_snapshot(results.folder, "w1", settings=settings, run_id="r")
+    report = summarize_snapshot(results.folder, "w1", run_id="r", started_at=datetime.now(UTC))
     assert list(report.info.missing_batches) == ["w1/0003"]
     assert (report.case_count, list(report.info.batches)) == (4, ["w1/0001", "w1/0002"])
 
@@ -233,7 +234,7 @@ def test_a_snapshot_is_unreported_until_its_report_is_newer_than_its_scores(resu
     for batch in batches():
         results.score(batch)
     assert results.folder.unreported() == results.folder.snapshots() == ["w1"]
-    write_report(results.folder, summarize_snapshot(results.folder, "w1", settings=settings, run_id="r"))
+    write_report(results.folder, summarize_snapshot(results.folder, "w1", run_id="r", started_at=datetime.now(UTC)))
     assert results.folder.unreported() == []
     assert results.folder.markdown_file("w1").read_text(encoding="utf-8").startswith("# qa w1")
     scores = results.folder.scores_file("w1/0002")
@@ -245,7 +246,7 @@ def test_a_snapshot_is_unreported_until_its_report_is_newer_than_its_scores(resu
 def test_a_report_can_be_written_over_and_over_to_the_same_figures(results: Results, settings: Settings):
     for batch in batches():
         results.score(batch)
-    report = summarize_snapshot(results.folder, "w1", settings=settings, run_id="r")
+    report = summarize_snapshot(results.folder, "w1", run_id="r", started_at=datetime.now(UTC))
     write_report(results.folder, report)
     first = results.folder.results_file("w1").read_bytes()
     write_report(results.folder, report)

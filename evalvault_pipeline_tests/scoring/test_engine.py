@@ -337,9 +337,9 @@ def test_a_run_that_is_given_up_leaves_no_process_behind(url: str):
 
 def test_evidence_is_json_whatever_the_texts_hold(url: str):
     texts = {"answer": '‘암’ 😀 \x1b[31m "\\ \u2028 2억원 그리고 없는 낱말', "contexts": ("다른 말",)}
-    how = plan(*(name for name, metric in METRICS.items() if metric.score))
-    first = run(cases_of(1, **texts), how, url)
-    assert run(cases_of(1, **texts), how, url) == [replace(score, reused=score.value is not None) for score in first]
+    names = [name for name, metric in METRICS.items() if metric.score]
+    first = run(cases_of(1, **texts), plan(*names), url)
+    assert run(cases_of(1, **texts), plan(*names), url) == [replace(score, reused=score.value is not None) for score in first]
     json.dumps([dict(score.evidence) for score in first], allow_nan=False)
 
 
@@ -357,7 +357,17 @@ def test_a_metric_that_raises_leaves_its_case_unmeasured_and_the_others_scored(
     cases = tuple(EvalCase(case_id=f"c{n}", question="q", answer=f"a{n}", ground_truth="g") for n in (1, 2, 3))
     plan = ScoringPlan(thresholds={"chrf": 0.5}, tokenizer="ngram", no_judge="none")
     with ScoreStore(f"sqlite:///{tmp_path / 'scores.sqlite'}") as store:
-        scored = engine.score_batch(Batch(snapshot=Snapshot(dataset="d", name="s"), index=1, cases=cases), plan=plan, store=store)
+        scored = engine.score_batch(
+            Batch(snapshot=Snapshot(dataset="d", name="s"), index=1, cases=cases), plan=plan, store=store
+        )
         assert store.count() == 2
     assert [(score.value, score.unmeasured) for score in scored.scores] == [(1.0, None), (None, "metric_error"), (1.0, None)]
     assert scored.scores[1].detail == "RuntimeError: too strange a text"
+
+
+def test_a_score_counts_as_reused_only_where_the_store_held_it_before_the_run(url: str):
+    """Equal contents within one run share a row, and who comes first is chance: the figure must not depend on it."""
+    same = [replace(case, question="q", answer="a", ground_truth="a") for case in cases_of(40)]
+    for workers in (1, 2):
+        found = score_batches(batches_of(same), plan=plan("chrf"), store_url=f"{url}-{workers}", workers=workers)
+        assert [score.reused for scored in found for score in scored.scores] == [False] * 40
