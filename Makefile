@@ -34,7 +34,7 @@ format: setup-dev ## format and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 dev: setup ## open the Dagster UI on http://127.0.0.1:3000
-	@$(BIN)/dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job >data/dev.log 2>&1 || { cat data/dev.log; exit 1; }
+	@$(BIN)/dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job >data/dev.log 2>&1 || sed -n 's/^dagster.*Failure: //p' data/dev.log | sort -u
 	$(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
 
 bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
