@@ -102,7 +102,9 @@ class MalformedCases(PipelineError):
         if len(self.problems) > self.shown:
             lines.append(f"... and {len(self.problems) - self.shown} more")
         rows = "row" if count == 1 else "rows"
-        lines.append("Mend the file, or score the other cases with --skip-bad-rows (the report counts what was skipped).")
+        lines.append(
+            "Mend the file, or score the other cases with `evalvault run --skip-bad-rows` (the report counts what was skipped)."
+        )
         super().__init__(f"{path}: {count} bad {rows}\n" + "\n".join(lines))
 
 

@@ -307,3 +307,28 @@ def test_a_threshold_for_no_metric_is_refused_in_the_catalog_and_named_in_a_data
         catalog.write("[datasets.insurance_qa_en.thresholds]\nchrff = 0.9\n")
     done = project.run("evalvault", "run", "data/datasets/insurance_qa_en/2026w47.jsonl", check=False)
     assert done.returncode == 2 and "There is no metric `chrff`. Did you mean `chrf`?" in done.stderr
+
+
+def test_two_that_register_at_once_leave_the_batches_in_order(project: UserProject) -> None:
+    """`make dev` registers at its start, and a person may do the same beside it."""
+    project.run("evalvault", "backfill", "insurance_qa", "--from", "2026w47")
+    register = ("dagster", "job", "execute", *DEFINITIONS, "-j", "register_snapshots_job")
+    started = [project.start(*register) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    with sqlite3.connect(project.folder / "data" / ".dagster" / "history" / "runs" / "index.db") as connection:
+        rows = connection.execute(
+            "SELECT partition FROM dynamic_partitions WHERE partitions_def_name LIKE 'insurance_qa_b%' ORDER BY id"
+        )
+        keys = [key for (key,) in rows]
+    assert keys == [f"2026w{week}/{index:04d}" for week in (44, 45, 46, 47) for index in range(1, 8)]
+
+
+def test_a_range_that_leaves_batches_out_is_judged_by_what_is_scored(project: UserProject) -> None:
+    project.run("dagster", "job", "execute", *DEFINITIONS, "-j", "register_snapshots_job")
+    tags = {"dagster/asset_partition_range_start": "2026w46/0001", "dagster/asset_partition_range_end": "2026w46/0003"}
+    done = project.run(
+        *("dagster", "job", "execute", *DEFINITIONS, "-j", "insurance_qa_evaluation_job", "--tags", json.dumps(tags)),
+        check=False,
+    )
+    report = project.results("insurance_qa", "2026w46")
+    assert (done.returncode, report["pass_rate"] < 0.8, len(report["missing_batches"])) == (1, True, 4)

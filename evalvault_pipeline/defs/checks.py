@@ -31,11 +31,11 @@ def report_check_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 def check_reports(reports: Sequence[RunReport], *, min_pass_rate: float, min_coverage: float) -> list[dg.AssetCheckResult]:
     """The results of both checks over all reports of a run; they fail where any snapshot fails.
 
-    Where only unmeasured cases or missing batches keep the pass rate below the minimum, nothing is known to be worse: that is
-    a warning, which ends no run.
+    Where only unmeasured cases keep the pass rate below the minimum, nothing is known to be worse: that is a warning, which
+    ends no run. Missing batches excuse nothing: what is scored is judged.
     """
     worse = [report for report in reports if report.pass_rate < min_pass_rate]
-    surely = [report for report in worse if report.pass_rate_bounds[1] < min_pass_rate and not report.info.missing_batches]
+    surely = [report for report in worse if report.pass_rate_bounds[1] < min_pass_rate]
     partial = [report for report in reports if report.coverage < min_coverage or report.info.missing_batches]
     shown = (surely or worse or list(reports))[-1]
     incomplete = (partial or list(reports))[-1]
@@ -76,9 +76,6 @@ def check_reports(reports: Sequence[RunReport], *, min_pass_rate: float, min_cov
 
 def _pass_rate_line(report: RunReport, min_pass_rate: float) -> str:
     line = f"{report.info.snapshot}: pass rate {report.pass_rate:.1%}, at least {min_pass_rate:.1%} is wanted"
-    if report.pass_rate < min_pass_rate:
-        if report.info.missing_batches:
-            line += f"; inconclusive, {len(report.info.missing_batches)} batches are missing"
-        elif report.pass_rate_bounds[1] >= min_pass_rate:
-            line += f"; inconclusive, {report.unmeasured} cases are unmeasured"
+    if report.pass_rate < min_pass_rate <= report.pass_rate_bounds[1]:
+        line += f"; inconclusive, {report.unmeasured} cases are unmeasured"
     return line

@@ -5,10 +5,14 @@ Cutting a dataset into batches is done in `cases/batches.py`.
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
+from filelock import FileLock
 
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset
@@ -73,12 +77,18 @@ def plan_registration(spec: DatasetSpec, snapshot: str, *, existing: Sequence[st
 def register_snapshot(instance: dg.DagsterInstance, spec: DatasetSpec, snapshot: str) -> Registration:
     """Make the partitions of a snapshot what its file says; materializations of batches that are gone stay in the history."""
     name = batch_partitions(spec.name).name or ""
-    plan = plan_registration(spec, snapshot, existing=instance.get_dynamic_partitions(name))
-    for key in plan.remove:
-        instance.delete_dynamic_partition(name, key)
-    if plan.add:
-        instance.add_dynamic_partitions(name, list(plan.add))
+    with FileLock(_lock_file(spec), timeout=600):  # two that register at once would add and remove each other's keys
+        plan = plan_registration(spec, snapshot, existing=instance.get_dynamic_partitions(name))
+        for key in plan.remove:
+            instance.delete_dynamic_partition(name, key)
+        if plan.add:
+            instance.add_dynamic_partitions(name, list(plan.add))
     return plan
+
+
+def _lock_file(spec: DatasetSpec) -> str:
+    place = hashlib.sha256(str(spec.folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return str(Path(tempfile.gettempdir()) / f"evalvault-{place}-{spec.name}.lock")
 
 
 def in_order(keys: Iterable[str]) -> list[str]:

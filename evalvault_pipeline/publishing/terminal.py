@@ -40,7 +40,7 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
         console.print(_text(f"unmeasured: {detail}", "yellow"))
     if report.info.skipped_rows:
         console.print(
-            Text(f"{len(report.info.skipped_rows)} bad rows were skipped (see skipped_rows in the results)", "yellow")
+            Text(f"bad rows were skipped: {len(report.info.skipped_rows)} faults (skipped_rows in the results)", "yellow")
         )
     if report.worst and cases:
         console.print(_worst(report.worst[:cases], f"Worst cases ({min(cases, len(report.worst))} of {report.failed} failed)"))
