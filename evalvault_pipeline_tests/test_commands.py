@@ -156,7 +156,7 @@ def test_many_cases_are_scored_by_several_processes_with_the_same_result(project
 
 @pytest.mark.parametrize("parallel", ["--no-parallel", "--parallel"])
 def test_a_killed_run_goes_on_where_it_was_and_scores_nothing_twice(project: UserProject, parallel: str) -> None:
-    file = big_dataset(project, 3000)
+    file = big_dataset(project, 6000)
     command = ["evalvault", "run", str(file), "-m", "lexical_support,chrf", parallel, "-o", "results.json"]
     process = project.start(*command, EVALVAULT_WORKERS="2")
     wait_for(lambda: stored_scores(project) > 300, seconds=60)
@@ -164,13 +164,13 @@ def test_a_killed_run_goes_on_where_it_was_and_scores_nothing_twice(project: Use
     process.wait()
     time.sleep(2)  # the worker processes notice within half a second that nobody waits for them
     kept = stored_scores(project)
-    assert 300 < kept < 6000 and not (project.folder / "results.json").exists()
+    assert 300 < kept < 12000 and not (project.folder / "results.json").exists()
     time.sleep(1)
     assert stored_scores(project) == kept, "an orphan goes on scoring"
     project.run(*command, EVALVAULT_WORKERS="2")
     results = json.loads((project.folder / "results.json").read_text(encoding="utf-8"))
-    assert results["cache"] == {"hits": kept, "misses": 6000 - kept}
-    assert stored_scores(project) == 6000
+    assert results["cache"] == {"hits": kept, "misses": 12000 - kept}
+    assert stored_scores(project) == 12000
 
 
 def test_ci_registers_the_snapshots_and_executes_the_job_over_a_range(project: UserProject) -> None:
@@ -215,16 +215,16 @@ def test_a_killed_dagster_run_goes_on_where_it_was(project: UserProject) -> None
         )
     folder = project.folder / "data" / "datasets" / "big"
     folder.mkdir()
-    big_dataset(project, 3000).rename(folder / "w1.jsonl")
+    big_dataset(project, 6000).rename(folder / "w1.jsonl")
     command = ["evalvault", "backfill", "big"]
     process = project.start(*command, EVALVAULT_WORKERS="1")
     wait_for(lambda: stored_scores(project) > 300, seconds=60)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = stored_scores(project)
-    assert 300 < kept < 6000
+    assert 300 < kept < 12000
     project.run(*command, EVALVAULT_WORKERS="1")
-    assert project.results("big", "w1")["cache"] == {"hits": kept, "misses": 6000 - kept}
+    assert project.results("big", "w1")["cache"] == {"hits": kept, "misses": 12000 - kept}
 
 
 def test_a_backfill_of_history_reports_on_each_snapshot_and_names_the_worse_one(project: UserProject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -46,7 +47,8 @@ def test_one_bad_row_is_a_row_and_more_are_rows():
     assert str(MalformedCases("x.csv", [PROBLEM])).startswith(
         "x.csv: 1 bad row\nx.csv:2: answer: is empty. Write the answer.\n"
     )
-    assert str(MalformedCases("x.csv", [PROBLEM] * 2)).startswith("x.csv: 2 bad rows\n")
+    assert str(MalformedCases("x.csv", [PROBLEM, replace(PROBLEM, line=3)])).startswith("x.csv: 2 bad rows\n")
+    assert str(MalformedCases("x.csv", [PROBLEM, replace(PROBLEM, field="id")])).startswith("x.csv: 1 bad row\n")
 
 
 @pytest.mark.parametrize(
