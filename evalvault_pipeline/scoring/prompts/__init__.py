@@ -1,0 +1,1 @@
+"""Judge prompts in other languages than ragas's English, as data."""
