@@ -1,4 +1,4 @@
-"""`make bench`: print every table. `python -m benchmarks --cases 10000 --batches 100` for a quick look."""
+"""`make bench`: print every table. `python -m benchmarks --cases 10000 --batches 100` for a quick look, `judges` for one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks import large_dataset, partitions
+from benchmarks import judges, large_dataset, partitions
+
+TABLES = ("large", "partitions", "judges")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("tables", nargs="*", help=f"only some of {', '.join(TABLES)}")
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--batches", type=int, default=1_000)
+    parser.add_argument("--full", action="store_true", help="also 100,000 cases by a judge, which takes minutes")
+    parser.add_argument("--json", type=Path, help="write every figure of the judges to this file")
     options = parser.parse_args()
+    unknown = set(options.tables) - set(TABLES)
+    if unknown:
+        parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    run = {
+        "large": lambda folder: large_dataset.run(folder, cases=options.cases),
+        "partitions": lambda folder: partitions.run(folder, batches=options.batches),
+        "judges": lambda folder: judges.run(folder, full=options.full, save=options.json),
+    }
     print(f"{platform.machine()}, Python {platform.python_version()}\n")
-    with tempfile.TemporaryDirectory() as folder:
-        print(large_dataset.run(Path(folder), cases=options.cases), end="\n\n", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        print(partitions.run(Path(folder), batches=options.batches), flush=True)
+    for name in options.tables or TABLES:
+        with tempfile.TemporaryDirectory() as folder:
+            print(run[name](Path(folder)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
