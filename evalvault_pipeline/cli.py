@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
+    from evalvault_pipeline.reporting.report import RunReport
+    from evalvault_pipeline.scoring.judging import Progress
     from evalvault_pipeline.settings import Settings
 
 app = typer.Typer(
@@ -33,7 +36,7 @@ app = typer.Typer(
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 
-Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod or openai; over EVALVAULT_PROFILE.")]
+Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod, openai or gguf; over EVALVAULT_PROFILE.")]
 
 Cases = Annotated[int, typer.Option("--cases", min=0, max=20, help="How many of the worst cases to show.")]
 
@@ -57,16 +60,20 @@ def run(
         bool, typer.Option("--skip-bad-rows/--strict", help="Score the good rows and count the bad, or refuse the file.")
     ] = False,
     fresh: Annotated[str, typer.Option("--fresh", help="Score these metrics again, or `all`; the store is not asked.")] = "",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Stop judging at so much: 5USD, 2Mtok; the rest stays unmeasured.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the judge will cost.")] = False,
     cases: Cases = 10,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A log line per batch.")] = False,
     profile: Profile = None,
 ) -> None:
-    """Score a dataset file with deterministic metrics; LLM metrics stay unmeasured, with the reason."""
-    from evalvault_pipeline.evaluate import evaluate_file
+    """Score a dataset file: with the judge of the profile, or without one with deterministic metrics."""
+    from evalvault_pipeline.evaluate import estimate_file, evaluate_file
     from evalvault_pipeline.logs import configure_logging
     from evalvault_pipeline.publishing.markdown import report_markdown
     from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
-    from evalvault_pipeline.publishing.terminal import print_report
+    from evalvault_pipeline.publishing.terminal import print_estimate, print_report
 
     configure_logging(verbose=verbose)
     outputs = [path for path in (output, report) if path]
@@ -80,6 +87,12 @@ def run(
     spec = _dataset_of(file, settings)
     wanted = metrics.split(",") if metrics else []
     known = wanted or list(spec.metrics if spec else ())
+    again = known if fresh == "all" else [name for name in fresh.split(",") if name]
+    if dry_run:
+        strict = not skip_bad_rows
+        estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again)
+        print_estimate(estimated, console, judge=settings.profile.judge)
+        return
     with (
         ProgressBar(verbose) as tell,
         evaluate_file(
@@ -91,7 +104,8 @@ def run(
             parallel=parallel,
             threshold=threshold,
             strict=not skip_bad_rows,
-            fresh=known if fresh == "all" else [name for name in fresh.split(",") if name],
+            fresh=again,
+            budget=budget,
             progress=tell,
         ) as result,
     ):
@@ -102,7 +116,7 @@ def run(
             with replacing(report) as markdown:
                 markdown.write(report_markdown(result))
         print_report(result, console, cases=cases)  # last: what it shows is kept, whatever becomes of the screen
-        console.print(_store_line(result.computed, result.reused, settings.score_store_url), soft_wrap=True)
+        console.print(_store_line(result, settings.score_store_url), soft_wrap=True)
         for name, written in (("results: ", output), ("report:  ", report)):
             if written:
                 console.print(f"{name}{written}", soft_wrap=True)
@@ -117,6 +131,38 @@ def metrics(
     from evalvault_pipeline.scoring.metrics import METRICS, metrics_by_name
 
     print_metrics(metrics_by_name(names) if names else METRICS.values(), _console())
+
+
+@app.command()
+def explain(
+    case_id: Annotated[str, typer.Argument(help="The case's id.")],
+    results: Annotated[
+        Path | None, typer.Option("--results", help="A results.json; default: the newest with this case in the results folder.")
+    ] = None,
+) -> None:
+    """Show why a case has its scores: statements, verdicts, questions and reasons of the judge."""
+    from evalvault_pipeline.publishing.results_file import find_case
+    from evalvault_pipeline.publishing.terminal import print_explanation
+
+    file, header, entry = find_case(case_id, results, folder=_settings(None).results_dir)
+    console = _console()
+    console.print(f"{file}: {header['dataset_name']} {header['snapshot']}, judge {header['model_name']}", soft_wrap=True)
+    print_explanation(entry, console)
+
+
+@app.command()
+def doctor(profile: Profile = None) -> None:
+    """Check the judge: server, model, context length, an answer, embeddings, price. Exit code 2 or 3 where one fails."""
+    from evalvault_pipeline.publishing.terminal import print_examination
+    from evalvault_pipeline.scoring.doctor import examine
+
+    settings = _settings(profile)
+    console = _console()
+    _say_profile(settings, console)
+    findings = examine(settings)
+    print_examination(findings, console)
+    if failed := [finding.exit_code for finding in findings if not finding.fine]:
+        raise typer.Exit(max(failed))
 
 
 @catalog_app.command("check")
@@ -184,7 +230,7 @@ def backfill(
         folder = ResultsFolder(root=settings.results_dir, dataset=dataset)
         report = summarize_snapshot(folder, last.snapshot, run_id=last.run_id, started_at=datetime.now(UTC))
         print_report(report, console, cases=cases)
-        console.print(_store_line(report.computed, report.reused, settings.score_store_url), soft_wrap=True)
+        console.print(_store_line(report, settings.score_store_url), soft_wrap=True)
         console.print(f"results: {folder.results_file(last.snapshot)}", soft_wrap=True)
         console.print(f"report:  {folder.markdown_file(last.snapshot)}", soft_wrap=True)
     if failed:
@@ -243,30 +289,44 @@ def _console() -> Console:
 
 def _say_profile(settings: Settings, console: Console) -> None:
     chosen = "" if "profile_name" in settings.model_fields_set else " (default)"
-    judge = f"judge {settings.profile.judge} cannot be called by this version" if settings.profile.provider else "no judge"
-    console.print(f"profile {settings.profile.name}{chosen}: {judge}, LLM metrics stay unmeasured", soft_wrap=True)
+    profile = settings.profile
+    judge = f"judge {profile.judge}" if profile.provider else "no judge, LLM metrics stay unmeasured"
+    console.print(f"profile {profile.name}{chosen}: {judge}", soft_wrap=True)
 
 
-def _store_line(computed: int, reused: int, url: str) -> str:
+def _store_line(report: RunReport, url: str) -> str:
+    from evalvault_pipeline.publishing.markdown import cost_text
     from evalvault_pipeline.scoring.store import shown_url
 
-    place = shown_url(url)
-    if not computed and reused:
-        return f"nothing computed: all {reused} scores were in the score store ({place})"
-    return f"{computed} scores computed, {reused} taken from the score store ({place})"
+    place, spent, saved = shown_url(url), report.spent, report.saved
+    judged = f"; the judge took {cost_text(spent)}" if spent.tokens or spent.calls else ""
+    kept = f", which had taken {cost_text(saved)}" if saved.tokens else ""
+    if not report.computed and report.reused and not judged:
+        return f"nothing computed: all {report.reused} scores were in the score store ({place}){kept}"
+    return f"{report.computed} scores computed, {report.reused} taken from the score store ({place}){kept}{judged}"
 
 
 class ProgressBar:
-    """A progress bar on standard error; none where that is no terminal, or where log lines tell the same."""
+    """A progress bar on standard error; where that is no terminal, a line now and then; none beside `--verbose`."""
+
+    LINE_SECONDS = 30.0
 
     def __init__(self, verbose: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=verbose or not console.is_terminal)
+        columns = (
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[judge]}"),
+        )
+        self._shown = console.is_terminal and not verbose
+        self._bar = Progress(*columns, console=console, transient=True, disable=not self._shown)
         self._task: Any = None
+        self._line_due = time.monotonic() + self.LINE_SECONDS
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -275,10 +335,19 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, state: Progress, total: int) -> None:
+        judge = ""
+        if state.calls or state.in_flight:
+            dollars = "" if state.dollars is None else f", ${state.dollars:.2f}"
+            judge = f"{state.calls} calls, {state.in_flight} in flight, {state.tokens:,} tokens{dollars}"
+        if not self._shown:
+            if judge and time.monotonic() >= self._line_due:
+                self._line_due = time.monotonic() + self.LINE_SECONDS
+                print(f"scored {state.cases} of {total} cases: {judge}", file=sys.stderr, flush=True)
+            return
         if self._task is None:
-            self._task = self._bar.add_task("scoring", total=total)
-        self._bar.update(self._task, completed=done)
+            self._task = self._bar.add_task("scoring", total=total, judge=judge)
+        self._bar.update(self._task, completed=state.cases, judge=judge)
 
     def stop(self) -> None:
         self._bar.stop()

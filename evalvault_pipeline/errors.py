@@ -3,16 +3,19 @@
     PipelineError                   exit code 2: wrong usage, setting or data
     ├── MissingSetting              a setting that the profile cannot do without
     ├── InvalidSetting              a setting whose value cannot be used
+    │   └── JudgeMisconfigured      the judge answers, and refuses the key or does not know the model
     ├── InvalidCatalog              data/catalog.toml says something that cannot be meant
     │   └── UnknownDataset
     ├── UnknownMetric
     ├── UnknownSnapshot
+    ├── UnknownCase
     ├── UnreadableFile              the file as a whole: missing, empty, unknown format or encoding
     ├── MalformedCases              rows of a dataset file, each named with its line
     ├── NothingScored               a report is asked for where no batch is scored
     ├── UnwritableFile              an output that cannot be written
     └── ServiceUnavailable          exit code 3: something that we need does not answer
-        └── ScoreStoreUnavailable
+        ├── ScoreStoreUnavailable
+        └── JudgeUnavailable        what was scored until then is kept
 
 What is wrong with one case is data (`cases.model.RowProblem`), not an exception, until a caller refuses the file.
 """
@@ -57,6 +60,10 @@ class InvalidSetting(PipelineError):
     """A setting whose value cannot be used."""
 
 
+class JudgeMisconfigured(InvalidSetting):
+    """The judge answers, and refuses what the settings say: the key, the model."""
+
+
 class InvalidCatalog(PipelineError):
     """The dataset catalog cannot be read as meant."""
 
@@ -83,6 +90,15 @@ class UnknownSnapshot(PipelineError):
             super().__init__(f"Dataset `{dataset}` has no snapshot: no file matches {where}. Put one there.")
         else:
             super().__init__(f"Dataset `{dataset}` has no snapshot `{snapshot}`. {_did_you_mean(snapshot, known)}")
+
+
+class UnknownCase(PipelineError):
+    """A case that no results file holds."""
+
+    def __init__(self, case_id: str, *, known: Iterable[str], where: str) -> None:
+        names = list(known)
+        hint = _did_you_mean(case_id, names) if names else "Write results with `evalvault run --output results.json`."
+        super().__init__(f"No results hold a case `{case_id}` (looked in {where}). {hint[:300]}")
 
 
 class UnreadableFile(PipelineError):
@@ -124,6 +140,10 @@ class ServiceUnavailable(PipelineError):
 
 class ScoreStoreUnavailable(ServiceUnavailable):
     """The score store cannot be opened or written."""
+
+
+class JudgeUnavailable(ServiceUnavailable):
+    """The judge does not answer. What was scored until then is in the score store."""
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -24,10 +24,17 @@ from evalvault_pipeline.cases.model import EvalCase, Snapshot
 from evalvault_pipeline.errors import InvalidSetting, UnreadableFile
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
 from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
-from evalvault_pipeline.scoring.engine import PARALLEL_FROM, ScoringPlan, score_batches
+from evalvault_pipeline.scoring.engine import PARALLEL_FROM, score_batches
+from evalvault_pipeline.scoring.estimate import Estimate
+from evalvault_pipeline.scoring.judges import judge_spec
+from evalvault_pipeline.scoring.judging import Judging, Progress, estimate_batches
 from evalvault_pipeline.scoring.korean import choose_tokenizer
 from evalvault_pipeline.scoring.metrics import METRICS, metrics_by_name, thresholds_for
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
+from evalvault_pipeline.scoring.plan import ScoringPlan
+from evalvault_pipeline.scoring.providers import identify
+from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.scoring.usage import Budget
 from evalvault_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,9 +67,59 @@ def plan_scoring(
         ),
         tokenizer=settings.tokenizer,
         no_judge=settings.profile.no_judge,
+        language=snapshot.language,
+        rubric=spec.rubric if spec else {},
         fresh=frozenset(again),
         profile=settings.profile.name,
+        judge=settings.profile.judge if any(metric.score is None for metric in chosen) else "none",
     )
+
+
+def judging_with(
+    settings: Settings, plan: ScoringPlan, *, spec: DatasetSpec | None = None, budget: str | None = None
+) -> Judging | None:
+    """The judge of the profile, asked for the identity of its models; None where no metric needs one, or there is none.
+
+    Raises JudgeUnavailable, InvalidSetting.
+    """
+    chosen = judge_spec(settings)
+    if chosen is None or all(metric.score for metric in plan.metrics):
+        return None
+    repeats = spec.judge_repeats if spec and spec.judge_repeats else settings.judge_repeats
+    limit = budget or settings.budget
+    return Judging(
+        identity=identify(chosen),
+        journal=settings.results_dir / "journal",
+        budget=Budget.parse(limit) if limit else Budget(),
+        deadline_seconds=settings.run_deadline_seconds,
+        repeats=repeats,
+    )
+
+
+def estimate_file(
+    path: Path,
+    *,
+    settings: Settings,
+    spec: DatasetSpec | None = None,
+    metrics: Sequence[str] = (),
+    threshold: float | None = None,
+    strict: bool = True,
+    fresh: Sequence[str] = (),
+) -> dict[str, tuple[int, int, Estimate]]:
+    """Metric -> (scores to measure, scores in the store, what measuring takes) for the LLM metrics of a dataset file.
+
+    No model is called. Raises as `evaluate_file` does.
+    """
+    summary = inspect_dataset(path, strict=strict)
+    snapshot, size = describe_snapshot(summary, spec)
+    wanted = list(metrics) or list(spec.metrics if spec else ())
+    plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
+    judging = judging_with(settings, plan, spec=spec)
+    if judging is None:
+        return {}
+    with ScoreStore(settings.score_store_url) as store:
+        batches = split_into_batches(read_cases(path), snapshot=snapshot, batch_size=size)
+        return estimate_batches(batches, plan=plan, judging=judging, store=store)
 
 
 def worker_count(settings: Settings, case_count: int, *, parallel: bool = True) -> int:
@@ -84,13 +141,14 @@ def evaluate_file(
     threshold: float | None = None,
     strict: bool = True,
     fresh: Sequence[str] = (),
+    budget: str | None = None,
     run_id: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[Progress, int], None] | None = None,
 ) -> Iterator[RunReport]:
     """Check, score and summarize one dataset file; the report's results can be gone through while the context is open.
 
-    `metrics` empty means those of `spec`. `progress` is told (cases done, all cases) after each batch. Raises
-    UnreadableFile, MalformedCases (strict), UnknownMetric, ScoreStoreUnavailable.
+    `metrics` empty means those of `spec`. `progress` is told (how far it is, all cases) after each batch and, with a judge,
+    as it goes. Raises UnreadableFile, MalformedCases (strict), UnknownMetric, ScoreStoreUnavailable, JudgeUnavailable.
     """
     started = datetime.now(UTC)
     wanted = list(metrics) or list(spec.metrics if spec else ())
@@ -99,24 +157,36 @@ def evaluate_file(
     snapshot, size = describe_snapshot(summary, spec, batch_size=batch_size)
     plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
     batches = split_into_batches(read_cases(path), snapshot=snapshot, batch_size=size)
+    judging = judging_with(settings, plan, spec=spec, budget=budget)
     workers = worker_count(settings, summary.case_count, parallel=parallel)
     total = snapshot.batch_count
     log.info("%s: %d cases in %d batches of %d, %d process(es)", path, summary.case_count, total, size, workers)
     with Spool() as spool:
-        for scored in score_batches(batches, plan=plan, store_url=settings.score_store_url, workers=workers):
+        stream = score_batches(
+            batches,
+            plan=plan,
+            store_url=settings.score_store_url,
+            workers=workers,
+            judging=judging,
+            on_progress=(lambda state: progress(state, summary.case_count)) if progress else None,
+        )
+        details: Mapping[str, Any] = {}
+        for scored in stream:
+            details = scored.judge_details
             spool.extend(scored.results)
             reused = sum(score.reused for score in scored.scores)
             log.info("batch %d of %d: %d scores, %d from the store", scored.index, total, len(scored.scores), reused)
-            if progress:
-                progress(len(spool), summary.case_count)
+            if progress and judging is None:
+                progress(Progress(cases=len(spool)), summary.case_count)
         report = summarize(
             spool,
             info=run_info(
                 snapshot,
                 thresholds=plan.thresholds,
-                metric_versions={metric.name: metric.versioned(choose_tokenizer(plan.tokenizer)) for metric in plan.metrics},
+                metric_versions=plan.versions,
                 profile=plan.profile,
                 judge=plan.judge,
+                judge_details=details,
                 tokenizer=choose_tokenizer(plan.tokenizer).name,
                 run_id=run_id or uuid.uuid4().hex,
                 started_at=started,
@@ -138,6 +208,7 @@ def run_info(
     tokenizer: str,
     run_id: str,
     started_at: datetime,
+    judge_details: Mapping[str, Any] | None = None,
     skipped_rows: Sequence[str] = (),
     batches: Sequence[str] = (),
     missing_batches: Sequence[str] = (),
@@ -151,6 +222,7 @@ def run_info(
         language=snapshot.language,
         profile=profile,
         judge=judge,
+        judge_details=judge_details or {},
         tokenizer=tokenizer,
         thresholds=thresholds,
         metric_versions=metric_versions,
@@ -177,6 +249,7 @@ def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, sta
             metric_versions=results.metric_versions,
             profile=results.profile,
             judge=results.judge,
+            judge_details=results.judge_details,
             tokenizer=results.tokenizer,
             run_id=run_id,
             started_at=started_at,
@@ -215,20 +288,25 @@ class Spool:
     def extend(self, results: Iterable[CaseResult]) -> None:
         self._file.seek(0, os.SEEK_END)
         for result in results:
-            scores = [{name: getattr(score, name) for name in _SCORE_FIELDS} for score in result.scores]
-            self._file.write(json.dumps([_fields(result.case), scores], ensure_ascii=False) + "\n")
+            scores, repeats = ([_values(score) for score in some] for some in (result.scores, result.repeats))
+            self._file.write(json.dumps([_fields(result.case), scores, repeats], ensure_ascii=False) + "\n")
             self._count += 1
 
     def __iter__(self) -> Iterator[CaseResult]:
         self._file.flush()
         self._file.seek(0)
         for line in self._file:
-            case, scores = json.loads(line)
+            case, scores, repeats = json.loads(line)
             case["contexts"] = tuple(case["contexts"])
-            yield CaseResult(case=EvalCase(**case), scores=tuple(MetricScore(**score) for score in scores))
+            measured = [tuple(MetricScore(**score) for score in some) for some in (scores, repeats)]
+            yield CaseResult(case=EvalCase(**case), scores=measured[0], repeats=measured[1])
 
 
 _SCORE_FIELDS = tuple(MetricScore.__dataclass_fields__)
+
+
+def _values(score: MetricScore) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in _SCORE_FIELDS}
 
 
 def _fields(case: EvalCase) -> dict[str, Any]:

@@ -9,7 +9,8 @@ What a dataset is, stands in `data/catalog.toml` (cases/catalog.py), not here.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
 
-ProfileName = Literal["offline", "dev", "prod", "openai"]
+ProfileName = Literal["offline", "dev", "prod", "openai", "gguf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Profile:
     """Which judge scores the LLM metrics; `provider` None means that there is none."""
 
     name: ProfileName
-    provider: Literal["ollama", "openai"] | None
+    provider: Literal["ollama", "openai", "gguf"] | None
     model: str | None
     embedding_model: str | None
     required: tuple[str, ...] = ()
@@ -41,13 +42,11 @@ class Profile:
 
     @property
     def no_judge(self) -> str:
-        """Why an LLM metric cannot be measured under this profile, and the way out."""
-        if self.provider is None:
-            return (
-                f"no judge in profile {self.name}: choose one with EVALVAULT_PROFILE=dev (local Ollama), "
-                "prod (production Ollama) or openai (OPENAI_API_KEY), see docs/configuration.md"
-            )
-        return f"the judge {self.judge} of profile {self.name} cannot be called by this version, see docs/configuration.md"
+        """Why an LLM metric cannot be measured under a profile without a judge, and the way out."""
+        return (
+            f"no judge in profile {self.name}: choose one with EVALVAULT_PROFILE=dev (local Ollama), prod (production Ollama), "
+            "openai (OPENAI_API_KEY) or gguf (a model file), see docs/judges.md"
+        )
 
 
 PROFILES: dict[ProfileName, Profile] = {
@@ -61,6 +60,7 @@ PROFILES: dict[ProfileName, Profile] = {
         embedding_model="text-embedding-3-small",
         required=("OPENAI_API_KEY",),
     ),
+    "gguf": Profile(name="gguf", provider="gguf", model=None, embedding_model=None, required=("EVALVAULT_GGUF",)),
 }
 
 
@@ -72,11 +72,19 @@ def _time_zone(name: str) -> str:
     return name
 
 
+def _budget(text: str) -> str:
+    if not BUDGET.fullmatch(text.strip()):
+        raise ValueError(f"`{text}` is no budget; write an amount and USD, tok, ktok or Mtok, such as 5USD or 2Mtok")
+    return text.strip()
+
+
 def _with_scheme(url: str) -> str:
     return url if "://" in url else f"http://{url}"
 
 
 Url = Annotated[str, AfterValidator(_with_scheme)]
+Seconds = Annotated[float, Field(gt=0.0)]
+BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>USD|tok|ktok|Mtok)", re.IGNORECASE)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -88,7 +96,7 @@ class Settings(BaseSettings):
     )
 
     profile_name: ProfileName = Field(
-        "offline", validation_alias="EVALVAULT_PROFILE", description="Which judge scores: offline, dev, prod or openai."
+        "offline", validation_alias="EVALVAULT_PROFILE", description="Which judge scores: offline, dev, prod, openai or gguf."
     )
     environment: str | None = Field(
         None, validation_alias="EVALVAULT_ENV", description="Reads `.env.<name>` from the working directory."
@@ -135,9 +143,66 @@ class Settings(BaseSettings):
         "http://localhost:11434", validation_alias="OLLAMA_BASE_URL", description="The Ollama server of dev and prod."
     )
 
+    ollama_timeout_seconds: Seconds = Field(
+        300.0, validation_alias="OLLAMA_TIMEOUT", description="Seconds until a call to Ollama, or to a GGUF model, is given up."
+    )
+    openai_timeout_seconds: Seconds = Field(
+        120.0, validation_alias="OPENAI_TIMEOUT", description="Seconds until a call to an OpenAI server is given up."
+    )
+    ollama_num_ctx: Annotated[int, Field(ge=512)] = Field(
+        8192,
+        validation_alias="OLLAMA_NUM_CTX",
+        description="Context length, in tokens, that Ollama or a GGUF model is loaded with.",
+    )
+    ollama_keep_alive: str = Field(
+        "10m", validation_alias="OLLAMA_KEEP_ALIVE", description="How long Ollama keeps the model loaded after a call."
+    )
+    judge_model: str | None = Field(
+        None, validation_alias="EVALVAULT_JUDGE_MODEL", description="The judge's model, over that of the profile."
+    )
+    embedding_model: str | None = Field(
+        None, validation_alias="EVALVAULT_EMBEDDING_MODEL", description="The embedding model, over that of the profile."
+    )
+    gguf: Path | None = Field(
+        None, validation_alias="EVALVAULT_GGUF", description="Model file of profile gguf (extra `local-judge`)."
+    )
+    embedding_gguf: Path | None = Field(
+        None, validation_alias="EVALVAULT_EMBEDDING_GGUF", description="Embedding model file of profile gguf."
+    )
+    max_concurrency: Annotated[int, Field(ge=1, le=2048)] | None = Field(
+        None,
+        validation_alias="EVALVAULT_MAX_CONCURRENCY",
+        description="Judge calls in flight at most; default: 64 for openai, 4 for Ollama, 2 for gguf.",
+    )
+    judge_max_tokens: Annotated[int, Field(ge=64)] = Field(
+        2048, validation_alias="EVALVAULT_JUDGE_MAX_TOKENS", description="Longest answer of the judge, in tokens."
+    )
+    judge_repeats: Annotated[int, Field(ge=1, le=20)] = Field(
+        1,
+        validation_alias="EVALVAULT_JUDGE_REPEATS",
+        description="How often a fixed 8 % sample is judged, to measure the judge's noise; 1: once, like all.",
+    )
+    run_deadline_seconds: Seconds | None = Field(
+        None,
+        validation_alias="EVALVAULT_RUN_DEADLINE",
+        description="Seconds after which a run stops judging and reports the rest as unmeasured.",
+    )
+    budget: Annotated[str, AfterValidator(_budget)] | None = Field(
+        None, validation_alias="EVALVAULT_BUDGET", description="What one run may spend on the judge: `5USD`, `2Mtok`."
+    )
+
     @property
     def profile(self) -> Profile:
-        return PROFILES[self.profile_name]
+        """The profile with the models that the settings put in its place."""
+        profile = PROFILES[self.profile_name]
+        if profile.provider is None:
+            return profile
+        if profile.provider == "gguf":
+            model = self.judge_model or (self.gguf.stem if self.gguf else None)
+            embedding = self.embedding_model or (self.embedding_gguf.stem if self.embedding_gguf else None)
+        else:
+            model, embedding = self.judge_model or profile.model, self.embedding_model or profile.embedding_model
+        return replace(profile, model=model, embedding_model=embedding)
 
     @property
     def score_store_url(self) -> str:

@@ -42,6 +42,12 @@ class DatasetSpec(BaseModel):
     partitions_per_run: Count | None = Field(
         None, description="Batches that one Dagster run of a backfill takes; default: all of a snapshot."
     )
+    judge_repeats: Annotated[int, Field(ge=1, le=20, strict=True)] | None = Field(
+        None, description="Overrides EVALVAULT_JUDGE_REPEATS for this dataset."
+    )
+    rubric: dict[str, str] = Field(
+        {}, description="`score1_description` to `score5_description`: what the metric `rubric` rates by."
+    )
     min_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_MIN_PASS_RATE for this dataset.")
 
     @field_validator("files")
@@ -58,6 +64,14 @@ class DatasetSpec(BaseModel):
             if not OWNER.fullmatch(owner):
                 raise ValueError(f"`{owner}` is neither `team:name` nor an e-mail address")
         return value
+
+    @field_validator("rubric")
+    @classmethod
+    def _rubric_of_five_levels(cls, value: dict[str, str]) -> dict[str, str]:
+        wanted = [f"score{level}_description" for level in range(1, 6)]
+        if value and (sorted(value) != wanted or not all(text.strip() for text in value.values())):
+            raise ValueError(f"a rubric has exactly {', '.join(wanted)}, none of them empty")
+        return {name: value[name] for name in wanted if name in value}
 
     @field_validator("thresholds")
     @classmethod

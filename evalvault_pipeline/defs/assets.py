@@ -20,7 +20,7 @@ from evalvault_pipeline.defs.checks import check_reports, report_check_specs
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.evaluate import plan_scoring, summarize_snapshot
+from evalvault_pipeline.evaluate import judging_with, plan_scoring, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
 from evalvault_pipeline.reporting.report import RunReport
@@ -174,8 +174,17 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         "unmeasured_cases": report.unmeasured,
         "scores_computed": report.computed,
         "scores_from_store": report.reused,
-        "tokens": report.prompt_tokens + report.completion_tokens,
+        "judge_calls": report.spent.calls,
+        "tokens": report.spent.tokens,
+        "tokens_saved": report.saved.tokens,
     }
+    if report.spent.tokens and report.spent.dollars is not None:
+        figures["cost_usd"] = round(report.spent.dollars, 6)
+    if report.saved.tokens and report.saved.dollars is not None:
+        figures["saved_usd"] = round(report.saved.dollars, 6)
+    for metric in report.metrics:
+        if metric.noise is not None:
+            figures[f"flip_rate_{metric.name}"] = round(metric.noise.flip_rate, 4)
     means = {f"mean_{metric.name}": round(metric.mean, 4) for metric in report.metrics if metric.mean is not None}
     tables = {"metrics": metrics_table(report), "worst_cases": worst_table(report.worst)}
     return {
@@ -214,9 +223,10 @@ def _scored(cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, stor
         chosen = list(keys)
         first = cases[chosen[0]]
         plan = plan_scoring(spec.metrics, settings=settings, snapshot=first.snapshot, spec=spec)
+        judging = judging_with(settings, plan, spec=spec)
         batches: Iterable[Batch] = (cases[key] for key in chosen)
         # In this process: several runs share the cores, and no worker can outlive a run that is killed.
-        yield from score_batches(batches, plan=plan, store_url=store_url)
+        yield from score_batches(batches, plan=plan, store_url=store_url, judging=judging)
 
 
 def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
@@ -228,4 +238,6 @@ def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
         "failed_cases": sum(result.passed is False for result in scored.results),
         "unmeasured_scores": len(scored.scores) - len(measured),
         "scores_from_store": sum(score.reused for score in measured),
+        "judge_calls": sum(score.judge_calls for score in scored.scores if not score.reused),
+        "tokens": sum(score.tokens for score in scored.scores if not score.reused),
     }

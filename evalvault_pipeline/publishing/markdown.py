@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.reporting.report import Cost, RunReport
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 
@@ -18,6 +18,7 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
         "",
         *metrics_table(report),
         "",
+        *(f"{_plain(line)}  " for line in noise_lines(report)),
     ]
     if report.unmeasured_details:
         lines += ["## Not measured", "", *(f"- {_plain(detail)}" for detail in report.unmeasured_details), ""]
@@ -31,6 +32,7 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
         "## Where this comes from",
         "",
         f"- run {_plain(info.run_id)}, {info.started_at:%Y-%m-%d %H:%M} UTC, profile `{info.profile}`, judge `{info.judge}`",
+        *judge_lines(report),
         f"- dataset version {_plain(info.dataset_version)}, digest `{report.dataset_digest[:12]}`, language `{info.language}`",
         f"- tokens by `{info.tokenizer}`; {report.computed} scores computed, {report.reused} taken from the score store",
         "",
@@ -56,7 +58,8 @@ def metrics_table(report: RunReport) -> list[str]:
     for metric in report.metrics:
         span = f"{metric.mean_interval[0]:.3f} to {metric.mean_interval[1]:.3f}" if metric.mean_interval else "–"
         rows.append(
-            f"| {metric.name} | {number(metric.mean)} | {span} | {number(metric.median)} | {metric.threshold:g} "
+            f"| {metric.name} | {number(metric.mean)} | {span} | {number(metric.median)} "
+            f"| {'≤' if metric.lower_is_better else '≥'} {metric.threshold:g} "
             f"| {metric.passed} | {metric.measured} of {report.case_count} |"
         )
     return rows
@@ -75,8 +78,75 @@ def failed_scores(result: CaseResult) -> list[MetricScore]:
     return [score for score in result.scores if score.passed is False]
 
 
+def judge_lines(report: RunReport) -> list[str]:
+    """Who judged, with which versions of models and prompts, and what it took; nothing for a run without a judge."""
+    details = report.info.judge_details
+    if not details:
+        return []
+    named = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
+    versions = sorted({metric.version for metric in report.metrics if metric.version.startswith("ragas")})
+    lines = [f"- judge: {_plain(named)}", f"- metrics and prompts: {_plain(', '.join(versions))}"]
+    return [
+        *lines,
+        f"- this run asked for {cost_text(report.spent)}; scores from the store had taken {cost_text(report.saved)}",
+    ]
+
+
+def cost_text(cost: Cost) -> str:
+    """Calls, tokens and money in a few words."""
+    money = "" if not cost.tokens else ", no known price" if cost.dollars is None else f", ${cost.dollars:.4f}"
+    return f"{cost.calls:,} LLM calls, {cost.tokens:,} tokens{money}"
+
+
+def noise_lines(report: RunReport) -> list[str]:
+    """How often the judge disagrees with itself, a line for each metric that was judged several times."""
+    return [
+        f"judge noise of {metric.name}: {percent(metric.noise.flip_rate)} of verdicts flip when judged again "
+        f"({metric.noise.cases} cases, {metric.noise.repeats} times, standard deviation {metric.noise.deviation:.3f})"
+        for metric in report.metrics
+        if metric.noise is not None
+    ]
+
+
+def evidence_lines(evidence: Mapping[str, Any]) -> list[str]:
+    """All of a score's evidence, a line for each statement, question, claim or figure."""
+    lines: list[str] = []
+    for name, value in evidence.items():
+        items = value if isinstance(value, list) else [value]
+        if not any(isinstance(item, dict) for item in items):
+            lines.append(f"{name.replace('_', ' ')}: {', '.join(map(str, items))}")
+            continue
+        if isinstance(value, list):
+            lines.append(f"{name.replace('_', ' ')}:")
+        for item in items:
+            mark = {1: "yes", 0: "NO "}.get(item.get("verdict", item.get("answered")), "   ")
+            text = item.get("statement") or item.get("question") or (f"context {item['context']}" if "context" in item else "")
+            rest = {
+                key: item[key]
+                for key in item
+                if key not in {"verdict", "answered", "statement", "question", "reason", "context"}
+            }
+            more = "; ".join(f"{key.replace('_', ' ')}: {part}" for key, part in rest.items())
+            lines.append(f"  {mark} {text}{f' ({more})' if more else ''}".rstrip())
+            if item.get("reason"):
+                lines.append(f"        {item['reason']}")
+    return lines
+
+
 def why(evidence: Mapping[str, Any]) -> str:
-    """The evidence of a deterministic metric in a few words; empty where the value says it all."""
+    """The evidence in a few words, of what speaks against the case; empty where the value says it all."""
+    refuted = [item for name in _JUDGED for item in evidence.get(name, ()) if item.get("verdict") == 0]
+    if refuted:
+        first = refuted[0]
+        text = first.get("statement") or f"context {first.get('context')}"
+        more = f" (and {len(refuted) - 1} more)" if len(refuted) > 1 else ""
+        return f"not borne out: {text}: {first.get('reason', '')}{more}"
+    if "feedback" in evidence:
+        return f"rating {evidence['rating']}: {evidence['feedback']}"
+    if "ratings" in evidence:
+        return f"ratings {', '.join(map(str, evidence['ratings']))}"
+    if "noncommittal" in evidence:
+        return "it is noncommittal" if evidence["noncommittal"] else f"it answers: {evidence['questions'][0]}"
     weakest = evidence.get("weakest") or evidence
     if weakest.get("contradicted_by"):
         return f"the context says: {weakest['contradicted_by']}"
@@ -88,6 +158,9 @@ def why(evidence: Mapping[str, Any]) -> str:
     if "declined" in evidence:
         return "it declined" if evidence["declined"] else "it did not decline"
     return ""
+
+
+_JUDGED = ("statements", "contexts", "answer_claims", "reference_claims")
 
 
 def percent(share: float) -> str:

@@ -17,11 +17,11 @@ from typing import Annotated, Any, NotRequired, TextIO
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
-from evalvault_pipeline.errors import UnwritableFile
-from evalvault_pipeline.reporting.report import MetricSummary, RunReport
+from evalvault_pipeline.errors import UnknownCase, UnreadableFile, UnwritableFile
+from evalvault_pipeline.reporting.report import Cost, MetricSummary, Noise, RunReport
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Interval = tuple[Share, Share] | None
 
@@ -38,12 +38,19 @@ class ScoreEntry(TypedDict):
     evidence: dict[str, Any]
     version: str
     judge: str
+    lower_is_better: bool
+    from_store: bool
     seconds: float
+    judge_calls: int
     tokens: int
+    cost_usd: float | None
 
 
 class CaseEntry(TypedDict):
-    """One case. `all_passed` is null where only unmeasured scores keep it from passing."""
+    """One case. `all_passed` is null where only unmeasured scores keep it from passing.
+
+    `tokens`, `cost_usd` (null: no known price) and `seconds` are what its scores took, whenever they were measured.
+    """
 
     test_case_id: str
     all_passed: bool | None
@@ -54,6 +61,28 @@ class CaseEntry(TypedDict):
     metadata: dict[str, Any]
     case_digest: str
     input_digest: str
+    seconds: float
+    tokens: int
+    cost_usd: float | None
+
+
+class UsageEntry(TypedDict):
+    """What this run asked of the judge; `cost_usd` is null where a price is not known."""
+
+    judge_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    embedding_tokens: int
+    cost_usd: float | None
+
+
+class NoiseEntry(TypedDict):
+    """The judge against itself: share of disagreeing pairs of judgements, and the values' standard deviation."""
+
+    cases: int
+    repeats: int
+    flip_rate: Share
+    deviation: float
 
 
 class MetricEntry(TypedDict):
@@ -69,13 +98,18 @@ class MetricEntry(TypedDict):
     mean_interval: Interval
     median: Share | None
     quantiles: dict[str, Share]
+    lower_is_better: bool
+    usage: UsageEntry
+    noise: NoiseEntry | None
 
 
 class CacheEntry(TypedDict):
-    """Scores taken from the score store, and scores computed in this run."""
+    """Scores taken from the score store, and scores computed in this run; what the former had cost was saved."""
 
     hits: int
     misses: int
+    saved_tokens: int
+    saved_cost_usd: float | None
 
 
 class ResultsFile(TypedDict):
@@ -90,6 +124,7 @@ class ResultsFile(TypedDict):
     language: str
     profile: str
     model_name: str
+    judge: dict[str, Any]
     tokenizer: str
     started_at: str
     finished_at: str
@@ -108,6 +143,7 @@ class ResultsFile(TypedDict):
     unmeasured_details: list[str]
     total_tokens: int
     total_cost_usd: float | None
+    usage: UsageEntry
     cache: CacheEntry
     skipped_rows: list[str]
     batches: list[str]
@@ -132,6 +168,7 @@ def results_header(report: RunReport) -> dict[str, Any]:
         "language": info.language,
         "profile": info.profile,
         "model_name": info.judge,
+        "judge": dict(info.judge_details),
         "tokenizer": info.tokenizer,
         "started_at": _time(info.started_at),
         "finished_at": _time(info.finished_at),
@@ -148,9 +185,15 @@ def results_header(report: RunReport) -> dict[str, Any]:
         "measured_scores": report.measured_scores,
         "unmeasured_by_reason": report.unmeasured_by_reason,
         "unmeasured_details": list(report.unmeasured_details),
-        "total_tokens": report.prompt_tokens + report.completion_tokens,
-        "total_cost_usd": None if report.prompt_tokens + report.completion_tokens else 0.0,
-        "cache": {"hits": report.reused, "misses": report.computed},
+        "total_tokens": report.spent.tokens,
+        "total_cost_usd": report.spent.dollars,
+        "usage": _usage(report.spent),
+        "cache": {
+            "hits": report.reused,
+            "misses": report.computed,
+            "saved_tokens": report.saved.tokens,
+            "saved_cost_usd": report.saved.dollars,
+        },
         "skipped_rows": list(info.skipped_rows),
         "batches": list(info.batches),
         "missing_batches": list(info.missing_batches),
@@ -164,6 +207,9 @@ def results_header(report: RunReport) -> dict[str, Any]:
 
 def case_entry(result: CaseResult) -> CaseEntry:
     case = result.case
+    cost = Cost()
+    for score in result.scores:
+        cost.add(score)
     return {
         "test_case_id": case.case_id,
         "all_passed": result.passed,
@@ -174,6 +220,9 @@ def case_entry(result: CaseResult) -> CaseEntry:
         "metadata": dict(case.metadata),
         "case_digest": case.digest,
         "input_digest": case.input_digest,
+        "seconds": round(sum(score.seconds for score in result.scores), 6),
+        "tokens": cost.tokens,
+        "cost_usd": cost.dollars,
     }
 
 
@@ -187,6 +236,26 @@ def write_results(path: Path, report: RunReport) -> None:
             line = json.dumps(case_entry(result), ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
             file.write(f"{',' if number else ''}\n    {line}")
         file.write("\n  ]\n}\n")
+
+
+def find_case(case_id: str, file: Path | None, *, folder: Path) -> tuple[Path, dict[str, Any], CaseEntry]:
+    """(file, its header, the case) of a results file: the given one, else the newest of the results folder with this case.
+
+    Raises UnreadableFile, or UnknownCase where no file holds the case.
+    """
+    files = [file] if file else sorted(folder.glob("*/*/results.json"), key=lambda path: -path.stat().st_mtime_ns)
+    known: list[str] = []
+    for path in files:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            entries = content.pop("results")
+            for entry in entries:
+                if entry["test_case_id"] == case_id:
+                    return path, content, entry
+            known += [str(entry["test_case_id"]) for entry in entries]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UnreadableFile(f"{path} is no results file. Name one that `evalvault run --output` wrote.") from None
+    raise UnknownCase(case_id, known=known, where=str(file or folder / "*/*/results.json"))
 
 
 @contextmanager
@@ -244,8 +313,12 @@ def _score_entry(score: MetricScore) -> ScoreEntry:
         "evidence": dict(score.evidence),
         "version": score.metric_version,
         "judge": score.judge,
+        "lower_is_better": score.lower_is_better,
+        "from_store": score.reused,
         "seconds": score.seconds,
-        "tokens": score.prompt_tokens + score.completion_tokens,
+        "judge_calls": score.judge_calls,
+        "tokens": score.tokens,
+        "cost_usd": score.cost_usd if score.tokens else 0.0,
     }
 
 
@@ -261,6 +334,28 @@ def _metric_entry(metric: MetricSummary) -> MetricEntry:
         "mean_interval": metric.mean_interval,
         "median": metric.median,
         "quantiles": dict(metric.quantiles),
+        "lower_is_better": metric.lower_is_better,
+        "usage": _usage(metric.cost),
+        "noise": None if metric.noise is None else _noise(metric.noise),
+    }
+
+
+def _usage(cost: Cost) -> UsageEntry:
+    return {
+        "judge_calls": cost.calls,
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "embedding_tokens": cost.embedding_tokens,
+        "cost_usd": cost.dollars,
+    }
+
+
+def _noise(noise: Noise) -> NoiseEntry:
+    return {
+        "cases": noise.cases,
+        "repeats": noise.repeats,
+        "flip_rate": noise.flip_rate,
+        "deviation": noise.deviation,
     }
 
 

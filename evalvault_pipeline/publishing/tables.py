@@ -91,6 +91,7 @@ class SnapshotResults:
         }
         scored_by = _newest(scores)["scored_by"]
         self.profile, self.judge, self.tokenizer = scored_by["profile"], scored_by["judge"], scored_by["tokenizer"]
+        self.judge_details: dict[str, Any] = scored_by.get("judge_details", {})
         self.keys = [
             key
             for index, key in enumerate(self.snapshot.batch_keys, start=1)
@@ -99,6 +100,7 @@ class SnapshotResults:
             and _snapshot_of(cases[name][1]) == self.snapshot
             and scores[name][1]["plan"] == _newest(scores)["plan"]
             and scores[name][1]["scored_by"]["judge"] == self.judge
+            and scores[name][1]["scored_by"].get("judge_details", {}) == self.judge_details
             and scores[name][1]["cases"] == cases[name][1]["cases"]
         ]
         scored = set(self.keys)
@@ -215,9 +217,14 @@ def write_scores(path: Path, scored: BatchScores) -> None:
             "metric_version": pa.string(),
             "judge": pa.string(),
             "seconds": pa.float64(),
+            "judge_calls": pa.int64(),
             "prompt_tokens": pa.int64(),
             "completion_tokens": pa.int64(),
+            "embedding_tokens": pa.int64(),
+            "cost_usd": pa.float64(),
             "reused": pa.bool_(),
+            "lower_is_better": pa.bool_(),
+            "repeat": pa.int64(),
         }
     )
     rows = [
@@ -226,12 +233,17 @@ def write_scores(path: Path, scored: BatchScores) -> None:
             "evidence": _json(score.evidence),
         }
         for result in scored.results
-        for score in result.scores
+        for score in (*result.scores, *result.repeats)
     ]
     cases = _digest_of(result.case for result in scored.results)
     plan = {score.metric: [score.threshold, score.metric_version] for score in scored.scores}
     about = {"snapshot": asdict(scored.snapshot), "index": scored.index, "cases": cases, "plan": plan}
-    by = {"profile": scored.profile, "judge": scored.judge, "tokenizer": scored.tokenizer}
+    by = {
+        "profile": scored.profile,
+        "judge": scored.judge,
+        "tokenizer": scored.tokenizer,
+        "judge_details": dict(scored.judge_details),
+    }
     _write(path, rows, schema, {**about, "scored_by": by})
 
 
@@ -243,8 +255,17 @@ def read_scores(path: Path, batch: Batch) -> BatchScores:
         del row["passed"]
         row["evidence"] = json.loads(row["evidence"])
         by_case.setdefault(row["case_id"], []).append(MetricScore(**row))
-    results = tuple(CaseResult(case=case, scores=tuple(by_case.get(case.case_id, ()))) for case in batch.cases)
+    results = tuple(_case_result(case, by_case.get(case.case_id, ())) for case in batch.cases)
     return BatchScores(snapshot=batch.snapshot, index=batch.index, results=results, **about["scored_by"])
+
+
+def _case_result(case: EvalCase, scores: Iterable[MetricScore]) -> CaseResult:
+    every = tuple(scores)
+    return CaseResult(
+        case=case,
+        scores=tuple(score for score in every if not score.repeat),
+        repeats=tuple(score for score in every if score.repeat),
+    )
 
 
 def _digest_of(cases: Iterable[EvalCase]) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evalvault_pipeline.publishing.markdown import failed_scores, headline, number, why
+from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, why
+from evalvault_pipeline.publishing.results_file import CaseEntry
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
 from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.doctor import Finding
+from evalvault_pipeline.scoring.estimate import Estimate
 from evalvault_pipeline.scoring.metrics import Metric
 from evalvault_pipeline.scoring.model import CaseResult
 
@@ -30,12 +33,14 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
             number(metric.mean),
             span,
             number(metric.median),
-            f"{metric.threshold:g}",
+            f"{'<=' if metric.lower_is_better else '>='} {metric.threshold:g}",
             str(metric.passed),
             f"{metric.measured}/{report.case_count}",
         )
     console.print(table)
     console.print(Text(headline(report), style="bold"))
+    for line in noise_lines(report):
+        console.print(_text(line))
     for detail in report.unmeasured_details:
         console.print(_text(f"unmeasured: {detail}", "yellow"))
     if report.info.skipped_rows:
@@ -54,7 +59,8 @@ def _worst(worst: Iterable[CaseResult], title: str) -> Table:
     for result in worst:
         scores = Text()
         for score in failed_scores(result):
-            scores.append(f"{score.metric} {number(score.value)} < {score.threshold:g}\n", style="red")
+            sign = ">" if score.lower_is_better else "<"
+            scores.append(f"{score.metric} {number(score.value)} {sign} {score.threshold:g}\n", style="red")
             if reason := why(score.evidence):
                 scores.append(_text(f"{reason}\n"))
         scores.rstrip()
@@ -63,14 +69,60 @@ def _worst(worst: Iterable[CaseResult], title: str) -> Table:
     return table
 
 
+def print_estimate(estimated: Mapping[str, tuple[int, int, Estimate]], console: Console, *, judge: str) -> None:
+    """Print what a run would ask of the judge."""
+    if not estimated:
+        console.print("no metric of this run asks a judge: nothing to pay")
+        return
+    table = Table(title=f"What {judge} would be asked (an estimate)", title_justify="left")
+    for column in ("metric", "to measure", "in the store", "LLM calls", "prompt tokens", "answer tokens", "embedded", "cost"):
+        table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
+    total = sum((cost for _, _, cost in estimated.values()), Estimate())
+    rows = [(name, str(missing), str(stored), cost) for name, (missing, stored, cost) in estimated.items()]
+    for name, missing, stored, cost in [*rows, ("all", "", "", total)]:
+        dollars = "no known price" if cost.dollars is None else f"${cost.dollars:.4f}"
+        counts = (cost.calls, cost.prompt_tokens, cost.completion_tokens, cost.embedding_tokens)
+        table.add_row(name, missing, stored, *(f"{count:,}" for count in counts), dollars)
+    console.print(table)
+
+
+def print_explanation(entry: CaseEntry, console: Console) -> None:
+    """Print a case with all its scores and the evidence of each."""
+    console.print(_text(f"question      {entry['question']}", "bold"))
+    console.print(_text(f"answer        {entry['answer'] or '(none)'}"))
+    if entry["ground_truth"]:
+        console.print(_text(f"ground truth  {entry['ground_truth']}"))
+    for score in entry["metrics"]:
+        state = {True: ("passed", "green"), False: ("failed", "red"), None: ("unmeasured", "yellow")}[score["passed"]]
+        sign = "<=" if score["lower_is_better"] else ">="
+        value = f"{score['unmeasured']}: {score['reason']}" if score["score"] is None else f"{score['score']:.3f}"
+        console.print()
+        console.print(_text(f"{score['name']}  {value}  {state[0]} (passes at {sign} {score['threshold']:g})", state[1]))
+        for line in evidence_lines(score["evidence"]):
+            console.print(_text(f"  {line}"))
+        by = f" by {score['judge']}" if score["judge"] else ""
+        console.print(_text(f"  version {score['version']}{by}, {score['tokens']} tokens, {score['seconds']:.1f} s", "dim"))
+
+
+def print_examination(findings: Iterable[Finding], console: Console) -> None:
+    """Print what `evalvault doctor` found."""
+    for finding in findings:
+        console.print(
+            _text(f"{'fine' if finding.fine else 'FAILED':6} {finding.what}: {finding.found}", "" if finding.fine else "red")
+        )
+        if finding.remedy:
+            console.print(_text(f"       {finding.remedy}"))
+
+
 def print_metrics(metrics: Iterable[Metric], console: Console) -> None:
     """Print the registry."""
-    table = Table(title="Metrics (values in [0, 1], higher is better)", title_justify="left")
-    for column in ("metric", "kind", "needs", "threshold", "LLM / embedding calls", "what it measures"):
+    table = Table(title="Metrics (values in [0, 1])", title_justify="left")
+    for column in ("metric", "kind", "needs", "passes at", "LLM / embedding calls", "what it measures"):
         table.add_column(column, no_wrap=column == "metric")
     for metric in metrics:
         calls = f"{metric.judge_calls} / {metric.embedding_calls}"
-        table.add_row(metric.name, metric.kind, ", ".join(metric.needs), f"{metric.threshold:g}", calls, metric.summary)
+        passes = f"{'<=' if metric.lower_is_better else '>='} {metric.threshold:g}"
+        table.add_row(metric.name, metric.kind, ", ".join(metric.needs), passes, calls, metric.summary)
     console.print(table)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from statistics import pstdev
 from typing import Any
 
 from evalvault_pipeline.cases.loading import ContentDigest
@@ -40,12 +41,54 @@ class RunInfo:
     skipped_rows: Sequence[str] = ()
     batches: Sequence[str] = ()
     missing_batches: Sequence[str] = ()
+    judge_details: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Cost:
+    """What judging took. `dollars` is None as soon as one part of it has no known price."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    embedding_tokens: int = 0
+    dollars: float | None = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens + self.embedding_tokens
+
+    def add(self, score: MetricScore) -> None:
+        self.calls += score.judge_calls
+        self.prompt_tokens += score.prompt_tokens
+        self.completion_tokens += score.completion_tokens
+        self.embedding_tokens += score.embedding_tokens
+        if score.tokens or score.judge_calls:
+            known = self.dollars is not None and score.cost_usd is not None
+            self.dollars = (self.dollars or 0.0) + (score.cost_usd or 0.0) if known else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How a judge disagrees with itself: `cases` were judged `repeats` times.
+
+    `flip_rate` is the share of pairs of judgements of a case of which one passed and the other failed; `deviation` the mean
+    over cases of the values' standard deviation.
+    """
+
+    cases: int
+    repeats: int
+    flip_rate: float
+    deviation: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSummary:
-    """One metric over all cases. `mean` and its 95 % interval are over the measured cases; None without any."""
+    """One metric over all cases. `mean` and its 95 % interval are over the measured cases; None without any.
+
+    `cost` is what this run paid for it; `noise` is None where no case was judged more than once.
+    """
 
     name: str
     version: str
@@ -56,6 +99,9 @@ class MetricSummary:
     mean: float | None
     mean_interval: tuple[float, float] | None
     quantiles: Mapping[str, float]
+    lower_is_better: bool = False
+    cost: Cost = field(default_factory=Cost)
+    noise: Noise | None = None
 
     @property
     def median(self) -> float | None:
@@ -71,7 +117,8 @@ class RunReport:
     """All figures of a run; `results` can be gone through again, case by case, in dataset order.
 
     `pass_rate` = passed / all cases; its bounds let the unmeasured cases all fail or all pass. `coverage` = measured /
-    wanted scores. `worst` holds failed cases, the furthest below their thresholds first.
+    wanted scores. `worst` holds failed cases, the furthest from their thresholds first. `spent` is what this run paid for its
+    judge, failed calls and repeats included; `saved` is what the scores taken from the store had cost.
     """
 
     info: RunInfo
@@ -82,8 +129,8 @@ class RunReport:
     metrics: tuple[MetricSummary, ...]
     worst: tuple[CaseResult, ...]
     unmeasured_details: tuple[str, ...]
-    prompt_tokens: int
-    completion_tokens: int
+    spent: Cost
+    saved: Cost
     computed: int
     reused: int
     results: Iterable[CaseResult]
@@ -140,7 +187,9 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
     details: dict[str, None] = {}
     verdicts: Counter[bool | None] = Counter()
     worst: list[tuple[float, int, CaseResult]] = []
-    tokens = [0, 0]
+    spent, saved, costs = Cost(), Cost(), {name: Cost() for name in info.thresholds}
+    pairs: dict[str, list[list[MetricScore]]] = {name: [] for name in info.thresholds}
+    lower: set[str] = set()
     reused = count = 0
     for number, result in enumerate(results):
         count += 1
@@ -157,9 +206,15 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
             else:
                 values[score.metric].append(score.value)
                 passed_scores[score.metric] += bool(score.passed)
-            tokens[0] += score.prompt_tokens
-            tokens[1] += score.completion_tokens
+            if score.lower_is_better:
+                lower.add(score.metric)
             reused += score.reused
+        for score in (*result.scores, *result.repeats):
+            (saved if score.reused else spent).add(score)
+            if not score.reused:
+                costs[score.metric].add(score)
+        for name in {score.metric for score in result.repeats}:
+            pairs[name].append([one for one in (*result.scores, *result.repeats) if one.metric == name])
     metrics = tuple(
         MetricSummary(
             name=name,
@@ -171,6 +226,9 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
             mean=math.fsum(values[name]) / len(values[name]) if values[name] else None,
             mean_interval=bootstrap_mean_interval(values[name]),
             quantiles=quantiles(values[name]),
+            lower_is_better=name in lower,
+            cost=costs[name],
+            noise=judge_noise(pairs[name]),
         )
         for name, threshold in info.thresholds.items()
     )
@@ -183,8 +241,8 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
         metrics=metrics,
         worst=tuple(result for _, _, result in sorted(worst, key=lambda item: (-item[0], -item[1]))),
         unmeasured_details=tuple(details)[:20],
-        prompt_tokens=tokens[0],
-        completion_tokens=tokens[1],
+        spent=spent,
+        saved=saved,
         computed=sum(metric.measured for metric in metrics) - reused,
         reused=reused,
         results=results,
@@ -192,5 +250,25 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
 
 
 def shortfall(scores: Iterable[MetricScore]) -> float:
-    """How far a case is below its thresholds, summed over its metrics; 0 for a case that passes."""
-    return sum(max(score.threshold - score.value, 0.0) for score in scores if score.value is not None)
+    """How far a case is from its thresholds, summed over its metrics; 0 for a case that passes."""
+    return sum(max(score.shortfall, 0.0) for score in scores)
+
+
+def judge_noise(judged: Iterable[Sequence[MetricScore]]) -> Noise | None:
+    """How often the judgements of one metric on the same case disagree; each item is all judgements of one case."""
+    several = [[score for score in scores if score.value is not None] for scores in judged]
+    several = [scores for scores in several if len(scores) > 1]
+    if not several:
+        return None
+    flips = possible = 0
+    for scores in several:
+        passed = sum(bool(score.passed) for score in scores)
+        flips += passed * (len(scores) - passed)
+        possible += len(scores) * (len(scores) - 1) // 2
+    deviations = [pstdev([score.value for score in scores if score.value is not None]) for scores in several]
+    return Noise(
+        cases=len(several),
+        repeats=max(len(scores) for scores in several),
+        flip_rate=flips / possible,
+        deviation=math.fsum(deviations) / len(deviations),
+    )

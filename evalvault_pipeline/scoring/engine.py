@@ -1,7 +1,7 @@
 """Score batches: what the store holds is taken from there, the rest is computed and kept as each case ends.
 
 Deterministic metrics are work for the processor, so many cases are spread over worker processes; each worker writes to
-the store itself. Which metrics exist stands in `metrics.py`.
+the store itself. The judge's part stands in `judging.py`, which metrics exist in `metrics.py`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Literal
 
 from evalvault_pipeline.cases.model import Batch, EvalCase
 from evalvault_pipeline.errors import ServiceUnavailable
+from evalvault_pipeline.scoring.judging import Judging, Progress, judge_batches
 from evalvault_pipeline.scoring.korean import Tokenizer, choose_tokenizer
-from evalvault_pipeline.scoring.metrics import METRICS, Metric
+from evalvault_pipeline.scoring.metrics import Metric
 from evalvault_pipeline.scoring.model import BatchScores, CaseResult, MetricScore, Reason, Unmeasured
-from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore, timestamp
+from evalvault_pipeline.scoring.plan import ScoringPlan
+from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore
 
 log = logging.getLogger(__name__)
 
@@ -34,30 +35,34 @@ log = logging.getLogger(__name__)
 PARALLEL_FROM = 2_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringPlan:
-    """How to score: metric -> threshold in report order, the tokenizer, and what to say where an LLM metric has no judge.
+def score_batches(
+    batches: Iterable[Batch],
+    *,
+    plan: ScoringPlan,
+    store_url: str,
+    workers: int = 1,
+    judging: Judging | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Iterator[BatchScores]:
+    """The scores of each batch, in the order of the batches; several are under way at once.
 
-    `fresh` names metrics whose stored scores are not used. A score counts as reused when the store held it before
-    `started_at` (as `store.timestamp`). `profile` and `judge` name who scores.
+    Deterministic metrics are spread over `workers` processes; the LLM metrics are measured by the judge of `judging`, and
+    without one unmeasured. `on_progress` is told how far the judge is.
     """
-
-    thresholds: Mapping[str, float]
-    tokenizer: Literal["auto", "kiwi", "ngram"]
-    no_judge: str
-    fresh: frozenset[str] = frozenset()
-    profile: str = "offline"
-    judge: str = "none"
-    started_at: str = field(default_factory=timestamp)
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return tuple(METRICS[name] for name in self.thresholds)
+    if judging is None or all(metric.score for metric in plan.metrics):
+        yield from _computed(batches, plan, store_url, workers)
+        return
+    deterministic = replace(
+        plan,
+        thresholds={metric.name: plan.thresholds[metric.name] for metric in plan.metrics if metric.score},
+        fresh=plan.fresh & {metric.name for metric in plan.metrics if metric.score},
+    )
+    scored = _computed(batches, deterministic, store_url, workers)
+    yield from judge_batches(scored, plan=plan, judging=judging, store_url=store_url, on_progress=on_progress)
 
 
-def score_batches(batches: Iterable[Batch], *, plan: ScoringPlan, store_url: str, workers: int = 1) -> Iterator[BatchScores]:
-    """The scores of each batch, in the order of the batches; with several workers, that many batches are under way at once."""
-    if workers == 1:
+def _computed(batches: Iterable[Batch], plan: ScoringPlan, store_url: str, workers: int) -> Iterator[BatchScores]:
+    if workers == 1 or not plan.thresholds:
         with ScoreStore(store_url) as store:
             for batch in batches:
                 yield score_batch(batch, plan=plan, store=store)
@@ -85,14 +90,12 @@ def score_batches(batches: Iterable[Batch], *, plan: ScoringPlan, store_url: str
 def score_batch(batch: Batch, *, plan: ScoringPlan, store: ScoreStore) -> BatchScores:
     """Score a batch. Measured scores are in the store when this returns, and after each case."""
     tokenizer = choose_tokenizer(plan.tokenizer)
-    versions = {metric.name: metric.versioned(tokenizer) for metric in plan.metrics}
-    known = store.find(
-        (case.digest for case in batch.cases),
-        metrics={name: version for name, version in versions.items() if name not in plan.fresh},
-    )
+    versions = {metric.name: plan.version(metric) for metric in plan.metrics if metric.score}
     if plan.fresh:
-        again = {name: version for name, version in versions.items() if name in plan.fresh}
-        store.forget((case.digest for case in batch.cases), metrics=again)
+        again = {name: (version, "") for name, version in versions.items() if name in plan.fresh}
+        store.forget((case.digest for case in batch.cases), metrics=again, before=plan.started_at)
+    by = {name: (version, "") for name, version in versions.items()}
+    known = store.find((case.digest for case in batch.cases), metrics=by)
     results = []
     for case in batch.cases:
         result, new = _score_case(case, plan, tokenizer, known)
@@ -120,7 +123,7 @@ def _score_case(
         if isinstance(outcome, StoredScore) and stored is None:
             new.append((metric.name, outcome))
         reused = stored is not None and bool(stored.scored_at) and stored.scored_at < plan.started_at
-        scores.append(_score(case, metric, plan, tokenizer, outcome, reused=reused))
+        scores.append(_score(case, metric, plan, outcome, reused=reused))
     return CaseResult(case=case, scores=tuple(scores)), new
 
 
@@ -139,19 +142,20 @@ def _compute(case: EvalCase, metric: Metric, plan: ScoringPlan, tokenizer: Token
     if isinstance(outcome, Unmeasured):
         return outcome
     if not (math.isfinite(outcome.value) and 0.0 <= outcome.value <= 1.0):
-        return Unmeasured(reason=Reason.OUT_OF_RANGE, detail=f"{metric.name} gave {outcome.value}, which is not in [0, 1]")
+        return Unmeasured(reason=Reason.METRIC_ERROR, detail=f"{metric.name} gave {outcome.value}, which is not in [0, 1]")
     return StoredScore(value=outcome.value, evidence=outcome.evidence, seconds=round(seconds, 6))
 
 
 def _score(
-    case: EvalCase, metric: Metric, plan: ScoringPlan, tokenizer: Tokenizer, outcome: StoredScore | Unmeasured, *, reused: bool
+    case: EvalCase, metric: Metric, plan: ScoringPlan, outcome: StoredScore | Unmeasured, *, reused: bool
 ) -> MetricScore:
     score = partial(
         MetricScore,
         case_id=case.case_id,
         metric=metric.name,
         threshold=plan.thresholds[metric.name],
-        metric_version=metric.versioned(tokenizer),
+        metric_version=plan.version(metric),
+        lower_is_better=metric.lower_is_better,
     )
     if isinstance(outcome, Unmeasured):
         return score(value=None, unmeasured=outcome.reason.value, detail=outcome.detail)

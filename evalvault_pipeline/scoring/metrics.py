@@ -6,8 +6,11 @@ they are reported as unmeasured, never replaced by something else.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from typing import Literal
 
 from evalvault_pipeline.cases.model import EvalCase
@@ -16,16 +19,18 @@ from evalvault_pipeline.scoring import lexical_metrics as lexical
 from evalvault_pipeline.scoring.korean import Tokenizer
 from evalvault_pipeline.scoring.lexical_metrics import Outcome
 from evalvault_pipeline.scoring.model import Reason, Unmeasured
+from evalvault_pipeline.scoring.prompts import prompt_version
 
 Score = Callable[[EvalCase, Tokenizer], Outcome]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What is known of a metric before any case is seen. Values are in [0, 1], higher is better.
+    """What is known of a metric before any case is seen. Values are in [0, 1], higher is better unless `lower_is_better`.
 
-    `needs` names case fields; `version` changes when a score could; `judge_calls` is what one case costs, as text where it
-    depends on the case. `score` is None for an LLM metric.
+    `needs` names case fields (`catalog.rubric` stands in the catalog); `version` changes when a score could; `judge_calls` is
+    what one case costs, as text where it depends on the case. `score` is None for an LLM metric, which asks the judge's
+    model (`chat`), its embedding model (`embeddings`), or both.
     """
 
     name: str
@@ -37,22 +42,37 @@ class Metric:
     embedding_calls: str = "0"
     tokenized: bool = False
     score: Score | None = None
+    lower_is_better: bool = False
+    chat: bool = False
+    embeddings: bool = False
+    steps: int = 1  # judge calls of a case that must wait for each other
 
     @property
     def kind(self) -> Literal["deterministic", "llm"]:
         return "deterministic" if self.score else "llm"
 
-    def versioned(self, tokenizer: Tokenizer) -> str:
-        """What decides about its values: the version, and the tokenizer where one is used."""
-        return f"{self.version}+{tokenizer.name}" if self.tokenized else self.version
+    def versioned(self, tokenizer: Tokenizer, *, language: str = "", rubric: Mapping[str, str] | None = None) -> str:
+        """What decides about its values besides the judge: the version, and the tokenizer, prompts or rubric that it uses."""
+        if self.tokenized:
+            return f"{self.version}+{tokenizer.name}"
+        if self.score is not None:
+            return self.version
+        parts = [f"ragas-{_ragas_version()}"]
+        if self.chat and prompt_version(language):
+            parts.append(prompt_version(language))
+        if "catalog.rubric" in self.needs and rubric:
+            parts.append("rubric-" + hashlib.sha256(repr(sorted(rubric.items())).encode()).hexdigest()[:8])
+        return "+".join(parts)
 
     def lacking(self, case: EvalCase) -> Unmeasured | None:
         """Why this case cannot be measured, before any work is done."""
         for field in self.needs:
             if field == "contexts" and not any(case.contexts):
                 return Unmeasured(reason=Reason.NO_FIELD, detail="the case has no contexts")
-            if field == "ground_truth" and case.ground_truth is None:
+            if field == "ground_truth" and not case.ground_truth:
                 return Unmeasured(reason=Reason.NO_FIELD, detail="the case has no ground_truth")
+            if field == "answer" and self.score is None and not case.answer:
+                return Unmeasured(reason=Reason.NO_FIELD, detail="the case's answer is empty")
         return None
 
 
@@ -62,16 +82,35 @@ def _lexical(
     return Metric(name=name, needs=tuple(needs), threshold=threshold, summary=summary, score=score, tokenized=tokenized)
 
 
-def _llm(name: str, needs: Sequence[str], threshold: float, calls: str, embeddings: str, summary: str) -> Metric:
+def _llm(
+    name: str,
+    needs: Sequence[str],
+    threshold: float,
+    calls: str,
+    embeddings: str,
+    summary: str,
+    *,
+    steps: int = 1,
+    lower_is_better: bool = False,
+) -> Metric:
     return Metric(
         name=name,
         needs=tuple(needs),
         threshold=threshold,
         summary=summary,
-        version="ragas-0.4.3",
         judge_calls=calls,
         embedding_calls=embeddings,
+        lower_is_better=lower_is_better,
+        steps=steps,
+        chat=calls != "0",
+        embeddings=embeddings != "0",
     )
+
+
+@lru_cache(maxsize=1)
+def _ragas_version() -> str:
+    """Of the installed package; importing it would cost three CPU-seconds."""
+    return version("ragas")
 
 
 _ALL = (
@@ -128,12 +167,52 @@ _ALL = (
         lexical.retrieval_recall,
         tokenized=True,
     ),
-    _llm("faithfulness", ("answer", "contexts"), 0.7, "2", "0", "Statements of the answer that the contexts support."),
-    _llm("answer_relevancy", ("answer",), 0.7, "3", "2", "How close questions made from the answer come to the question."),
-    _llm("context_precision", ("contexts", "ground_truth"), 0.7, "1 a context", "0", "Useful contexts stand first."),
+    _llm("faithfulness", ("answer", "contexts"), 0.7, "2", "0", "Statements of the answer that the contexts support.", steps=2),
+    _llm("answer_relevancy", ("answer",), 0.7, "3", "4", "How close questions made from the answer come to the question."),
+    _llm(
+        "context_precision",
+        ("contexts", "ground_truth"),
+        0.7,
+        "1 a context",
+        "0",
+        "Contexts that are useful for the reference stand first (average precision).",
+    ),
+    _llm(
+        "context_precision_without_reference",
+        ("answer", "contexts"),
+        0.7,
+        "1 a context",
+        "0",
+        "Contexts that are useful for the answer stand first (average precision).",
+    ),
     _llm("context_recall", ("contexts", "ground_truth"), 0.7, "1", "0", "Statements of the reference found in the contexts."),
-    _llm("factual_correctness", ("answer", "ground_truth"), 0.7, "4", "0", "Shared claims of answer and reference (F1)."),
+    _llm(
+        "factual_correctness", ("answer", "ground_truth"), 0.7, "4", "0", "Shared claims of answer and reference (F1).", steps=2
+    ),
     _llm("semantic_similarity", ("answer", "ground_truth"), 0.7, "0", "2", "Cosine of answer and reference embeddings."),
+    _llm("answer_accuracy", ("answer", "ground_truth"), 0.7, "2", "0", "The answer agrees with the reference: two ratings."),
+    _llm("context_relevance", ("contexts",), 0.7, "2", "0", "The contexts can answer the question: two ratings."),
+    _llm("response_groundedness", ("answer", "contexts"), 0.7, "2", "0", "The contexts bear out the answer: two ratings."),
+    _llm(
+        "noise_sensitivity",
+        ("answer", "contexts", "ground_truth"),
+        0.3,
+        "3 + 2 a context",
+        "0",
+        "Share of the answer's statements that are wrong, and come from a relevant context.",
+        steps=2,
+        lower_is_better=True,
+    ),
+    _llm(
+        "summary_score",
+        ("answer", "contexts"),
+        0.5,
+        "3",
+        "0",
+        "The answer as a summary of the contexts: facts kept, and short.",
+        steps=3,
+    ),
+    _llm("rubric", ("answer", "catalog.rubric"), 0.7, "1", "0", "A rating from 1 to 5 by the catalog's rubric, as a share."),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 

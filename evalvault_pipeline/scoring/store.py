@@ -1,11 +1,16 @@
 """What is scored is never computed, or paid, again: one row per case content, metric version, judge and repeat.
 
-Only measured values are kept; a failure is tried again by the next run. SQLite by default, Postgres by URL, same code.
+Only measured values are kept; a failure is tried again by the next run. A case that a process is judging is claimed by it, so
+that another one waits for its scores. SQLite by default, Postgres by URL, same code.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +40,31 @@ scores = sa.Table(
     sa.Column("completion_tokens", sa.Integer, nullable=False),
     sa.Column("cost_usd", sa.Double, nullable=True, doc="null where the model's price is unknown"),
     sa.Column("scored_at", sa.String(32), nullable=False),
+    sa.Column("judge_calls", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("embedding_tokens", sa.Integer, nullable=False, server_default="0"),
+)
+claims = sa.Table(
+    "claims",
+    _metadata,
+    sa.Column("case_digest", sa.String(64), primary_key=True),
+    sa.Column("judge", sa.String(128), primary_key=True),
+    sa.Column("owner", sa.String(160), nullable=False, doc="host:process:run"),
+    sa.Column("renewed_at", sa.Double, nullable=False, doc="seconds since 1970"),
 )
 _LOOKUP_CHUNK = 500
+_READ_NAMES = (
+    "value",
+    "seconds",
+    "judge_calls",
+    "prompt_tokens",
+    "completion_tokens",
+    "embedding_tokens",
+    "cost_usd",
+    "scored_at",
+)
+_READ = [scores.c.case_digest, scores.c.metric, scores.c.evidence, *(scores.c[name] for name in _READ_NAMES)]
+CLAIM_SECONDS = 60.0
+ScoredBy = tuple[str, str]  # (metric version, fingerprint of the judge; empty for a deterministic metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +85,10 @@ class StoredScore:
     value: float
     evidence: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    judge_calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    embedding_tokens: int = 0
     cost_usd: float | None = None
     scored_at: str = field(default="", compare=False)
 
@@ -89,29 +119,29 @@ class ScoreStore:
         self._engine.dispose()
 
     def find(
-        self, digests: Iterable[str], *, metrics: Mapping[str, str], judge: str = "", repeat: int = 0
+        self, digests: Iterable[str], *, metrics: Mapping[str, ScoredBy], repeat: int = 0
     ) -> dict[tuple[str, str], StoredScore]:
-        """(case digest, metric) -> score, for `metrics` (name -> version), where it is there."""
+        """(case digest, metric) -> score, for `metrics` (name -> (version, judge)), where it is there."""
+        if not metrics:
+            return {}
         wanted = list(dict.fromkeys(digests))
         found: dict[tuple[str, str], StoredScore] = {}
         with self._reported(), self._engine.connect() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
-                query = sa.select(scores).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, judge, repeat))
-                for row in connection.execute(query):
-                    found[row.case_digest, row.metric] = StoredScore(
-                        value=row.value,
-                        evidence=json.loads(row.evidence),
-                        seconds=row.seconds,
-                        prompt_tokens=row.prompt_tokens,
-                        completion_tokens=row.completion_tokens,
-                        cost_usd=row.cost_usd,
-                        scored_at=row.scored_at,
-                    )
+                query = sa.select(*_READ).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, repeat))
+                for digest, metric, evidence, *values in connection.execute(query):
+                    row = dict(zip(_READ_NAMES, values, strict=True))
+                    found[digest, metric] = StoredScore(evidence=json.loads(evidence), **row)
         return found
 
-    def save(self, rows: Sequence[tuple[ScoreKey, StoredScore]]) -> None:
-        """Keep these scores, in one transaction. The first writer of a key wins: two processes do not overwrite each other."""
-        if not rows:
+    def save(
+        self, rows: Sequence[tuple[ScoreKey, StoredScore]], *, done: Sequence[tuple[str, str]] = (), owner: str = ""
+    ) -> None:
+        """Keep these scores, in one transaction with the end of the `owner`'s claims on the `done` (case digest, judge).
+
+        The first writer of a key wins: two processes do not overwrite each other.
+        """
+        if not rows and not done:
             return
         now = timestamp()
         values = [
@@ -120,8 +150,10 @@ class ScoreStore:
                 "value": score.value,
                 "evidence": json.dumps(score.evidence, ensure_ascii=False, separators=(",", ":")),
                 "seconds": score.seconds,
+                "judge_calls": score.judge_calls,
                 "prompt_tokens": score.prompt_tokens,
                 "completion_tokens": score.completion_tokens,
+                "embedding_tokens": score.embedding_tokens,
                 "cost_usd": score.cost_usd,
                 "scored_at": now,
             }
@@ -129,19 +161,58 @@ class ScoreStore:
         ]
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         with self._reported(), self._engine.begin() as connection:
-            connection.execute(dialect.insert(scores).on_conflict_do_nothing(), values)
+            if values:
+                connection.execute(dialect.insert(scores).on_conflict_do_nothing(), values)
+            for start in range(0, len(done), _LOOKUP_CHUNK):
+                mine = sa.tuple_(claims.c.case_digest, claims.c.judge).in_(list(done[start : start + _LOOKUP_CHUNK]))
+                connection.execute(sa.delete(claims).where(mine, claims.c.owner == owner))
+
+    def claim(self, digests: Sequence[str], *, judge: str, owner: str) -> set[str]:
+        """Those of the cases that this owner may judge now; the others are being judged by another process.
+
+        A claim ends with `save`, when its process ends (seen on the same host), or when it was not renewed for a minute.
+        """
+        now = time.time()
+        values = [{"case_digest": digest, "judge": judge, "owner": owner, "renewed_at": now} for digest in digests]
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        mine: set[str] = set()
+        with self._reported(), self._engine.begin() as connection:
+            for start in range(0, len(values), _LOOKUP_CHUNK):
+                chunk = values[start : start + _LOOKUP_CHUNK]
+                connection.execute(dialect.insert(claims).on_conflict_do_nothing(), chunk)
+                these = sa.and_(claims.c.judge == judge, claims.c.case_digest.in_([value["case_digest"] for value in chunk]))
+                for digest, _, holder, renewed_at in connection.execute(sa.select(claims).where(these)).all():
+                    if holder == owner:
+                        mine.add(digest)
+                    elif _has_ended(holder, renewed_at, now):
+                        same = (claims.c.case_digest == digest, claims.c.judge == judge, claims.c.owner == holder)
+                        taken = connection.execute(sa.update(claims).where(*same).values(owner=owner, renewed_at=now))
+                        if taken.rowcount:
+                            mine.add(digest)
+        return mine
+
+    def renew(self, owner: str) -> None:
+        """Say that this owner is alive."""
+        with self._reported(), self._engine.begin() as connection:
+            connection.execute(sa.update(claims).where(claims.c.owner == owner).values(renewed_at=time.time()))
+
+    def release(self, owner: str) -> None:
+        """Give up every claim of this owner."""
+        with self._reported(), self._engine.begin() as connection:
+            connection.execute(sa.delete(claims).where(claims.c.owner == owner))
 
     def count(self) -> int:
         """How many scores are kept."""
         with self._reported(), self._engine.connect() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(scores)).scalar_one()
 
-    def forget(self, digests: Iterable[str], *, metrics: Mapping[str, str], judge: str = "", repeat: int = 0) -> None:
-        """Drop what `find` would find, so that it is scored again; other versions and judges keep theirs."""
+    def forget(self, digests: Iterable[str], *, metrics: Mapping[str, ScoredBy], before: str = "9") -> None:
+        """Drop what `find` would find, in every repeat, and was scored `before`; other versions and judges keep theirs."""
         wanted = list(digests)
         with self._reported(), self._engine.begin() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
-                connection.execute(sa.delete(scores).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, judge, repeat)))
+                these = _are(wanted[start : start + _LOOKUP_CHUNK], metrics, None)
+                connection.execute(sa.delete(scores).where(these, scores.c.scored_at < before))
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -154,13 +225,35 @@ class ScoreStore:
             ) from None
 
 
-def _are(digests: Sequence[str], metrics: Mapping[str, str], judge: str, repeat: int) -> sa.ColumnElement[bool]:
+def _are(digests: Sequence[str], metrics: Mapping[str, ScoredBy], repeat: int | None) -> sa.ColumnElement[bool]:
+    wanted = [(name, version, judge) for name, (version, judge) in metrics.items()]
     return sa.and_(
         scores.c.case_digest.in_(digests),
-        sa.tuple_(scores.c.metric, scores.c.metric_version).in_(list(metrics.items())),
-        scores.c.judge == judge,
-        scores.c.repeat == repeat,
+        sa.tuple_(scores.c.metric, scores.c.metric_version, scores.c.judge).in_(wanted),
+        *(() if repeat is None else (scores.c.repeat == repeat,)),
     )
+
+
+def new_owner() -> str:
+    """A name for a run that claims cases: host, process, and a number of its own."""
+    return f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+
+
+def _has_ended(owner: str, renewed_at: float, now: float) -> bool:
+    host, pid, _ = owner.rsplit(":", 2)
+    if host == socket.gethostname()[:100] and not _runs(int(pid)):
+        return True
+    return now - renewed_at > CLAIM_SECONDS
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def shown_url(url: str) -> str:
@@ -200,5 +293,19 @@ def _tune_sqlite(connection: Any, _: object) -> None:
 def _create_tables(engine: sa.Engine) -> None:
     try:
         _metadata.create_all(engine)
+        _add_columns(engine)
     except SQLAlchemyError:
         _metadata.create_all(engine)  # another process made them between the look and the making
+        _add_columns(engine)
+
+
+def _add_columns(engine: sa.Engine) -> None:
+    """Columns that a store made by an earlier version lacks."""
+    there = {column["name"] for column in sa.inspect(engine).get_columns(scores.name)}
+    lacking = [column for column in scores.columns if column.name not in there]
+    if not lacking:
+        return
+    with engine.begin() as connection:
+        for column in lacking:
+            kind = column.type.compile(engine.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {scores.name} ADD COLUMN {column.name} {kind} DEFAULT 0 NOT NULL"))

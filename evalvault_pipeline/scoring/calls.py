@@ -1,0 +1,480 @@
+"""Calls to the judge: slots, patience, retries, deadlines, the budget, and one repair round for an answer out of shape.
+
+Used by the metrics in `ragas_metrics.py`; what a provider's call looks like stands in `judges.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from evalvault_pipeline.errors import JudgeMisconfigured, JudgeUnavailable, PipelineError
+from evalvault_pipeline.scoring.journal import Journal, Noted
+from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, Message, Reply, Shape
+from evalvault_pipeline.scoring.limiter import AdaptiveLimiter
+from evalvault_pipeline.scoring.model import Reason
+from evalvault_pipeline.scoring.usage import Spending
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a call is tried. All in seconds but `attempts` and the two counts of failures in a row."""
+
+    attempts: int = 3
+    wait_min: float = 4.0
+    wait_max: float = 60.0
+    throttled: float = 180.0  # how long one call may be sent away before it counts as failed
+    least_deadline: float = 10.0  # a call is never cut off earlier, however fast the others are
+    failures_before_any_success: int = 4
+    failures_in_a_row: int = 24
+
+
+@dataclass(slots=True)
+class Scope:
+    """One metric on one case: what it asked, what came back, what it cost."""
+
+    case: str
+    judge: str
+    repeat: int = 0
+    steps: int = 1
+    fresh: bool = False
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    embedding_tokens: int = 0
+    cost_usd: float | None = 0.0
+    failure: CallFailed | None = None
+    answers: list[Any] = field(default_factory=list)
+    asked: dict[tuple[str, str], int] = field(default_factory=dict)
+    pending: dict[tuple[str, str, int], asyncio.Future[Any]] = field(default_factory=dict)
+    vectors: dict[str, Any] = field(default_factory=dict)
+
+    def add_cost(self, cost: float | None) -> None:
+        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
+
+
+SCOPE: ContextVar[Scope] = ContextVar("scope")
+
+
+class CallPool:
+    """All calls of a run. To be used inside one asyncio loop, between `open` and `close`."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        spending: Spending,
+        journal: Journal,
+        patience: Patience | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.judge = judge
+        self.spending = spending
+        self.limiter = AdaptiveLimiter(judge.spec.max_concurrency)
+        self.broken: PipelineError | None = None  # why no call can do any more
+        self._patience = patience or Patience()
+        self._journal = journal
+        self._ends_at = None if deadline is None else time.monotonic() + deadline
+        self._several = judge.several_replies
+        self._in_flight: dict[asyncio.Task[Any], _Flight] = {}
+        self._latencies: deque[float] = deque(maxlen=256)
+        self._answers = 0
+        self._failures_in_a_row = 0
+        self._last: CallFailed | None = None
+        self._usual = float("inf")  # a deadline by the latencies seen, renewed every 32 answers
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await self.judge.open()
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.judge.close()
+
+    async def ask(self, prompt: str, shape: Shape, scope: Scope, *, occurrence: int = 0, n: int = 1) -> list[Any]:
+        """`n` values of this shape for a prompt, the first of which is the one for this `occurrence` of it.
+
+        Raises CallFailed where the judge gives none.
+        """
+        if n > 1 and not self._several:
+            return [value for (value,) in await self._each(prompt, shape, scope, range(occurrence, occurrence + n))]
+        key = Journal.key(scope.judge, f"{shape.name}*{n}", prompt, occurrence + 1000 * scope.repeat)
+        if not scope.fresh and (noted := self._journal.find(key)) is not None:
+            scope.prompt_tokens += noted.prompt_tokens
+            scope.completion_tokens += noted.completion_tokens
+            scope.add_cost(noted.cost_usd)
+            return [shape.parse(text) for text in noted.texts]
+        before = (scope.prompt_tokens, scope.completion_tokens, scope.cost_usd)
+        # Later steps go first, so that cases end and few are open at a time; then metrics of several steps, so that short ones
+        # fill the end.
+        priority = 0 if scope.calls else 1 if scope.steps > 1 else 2
+        messages: list[Message] = [("user", prompt)]
+        seed = occurrence + 1000 * scope.repeat
+        answer = await self._chat(messages, shape, scope, n=n, seed=seed, priority=priority)
+        replies = list(answer.replies)[:n]
+        values, texts = [], []
+        for reply in replies:
+            value, text = await self._valid(reply, messages, shape, scope, seed)
+            values.append(value)
+            texts.append(text)
+        if len(values) < n:  # this server gives one at a time
+            self._several = False
+            rest = range(occurrence + len(values), occurrence + n)
+            return values + [value for (value,) in await self._each(prompt, shape, scope, rest)]
+        cost = None if scope.cost_usd is None or before[2] is None else scope.cost_usd - before[2]
+        paid = Noted(texts, scope.prompt_tokens - before[0], scope.completion_tokens - before[1], cost)
+        self._journal.note(key, case=scope.case, answer=paid)
+        return values
+
+    async def _each(self, prompt: str, shape: Shape, scope: Scope, occurrences: range) -> list[list[Any]]:
+        return await asyncio.gather(*(self.ask(prompt, shape, scope, occurrence=number) for number in occurrences))
+
+    async def _valid(self, reply: Reply, messages: list[Message], shape: Shape, scope: Scope, seed: int) -> tuple[Any, str]:
+        """The value of a reply and its text; a reply that has none is asked for once more."""
+        if reply.refused:
+            raise CallFailed(Reason.REFUSED, f"the judge declined: {reply.text[:200] or 'content filter'}")
+        limit = self.judge.spec.max_tokens
+        if reply.cut:
+            limit *= 2
+            again = messages
+        else:
+            try:
+                return shape.parse(reply.text), reply.text
+            except ValueError as error:
+                wrong = (
+                    f"That answer cannot be used: {error}. Answer again, with nothing but JSON that complies with the schema."
+                )
+                again = [*messages, ("assistant", reply.text[:4000] or "(nothing)"), ("user", wrong)]
+        answer = await self._chat(again, shape, scope, n=1, seed=seed + 1, priority=0, max_tokens=limit)
+        second = answer.replies[0]
+        if second.refused:
+            raise CallFailed(Reason.REFUSED, f"the judge declined: {second.text[:200] or 'content filter'}")
+        if second.cut:
+            raise CallFailed(
+                Reason.TRUNCATED, f"the judge's answer is longer than {limit} tokens. Raise EVALVAULT_JUDGE_MAX_TOKENS."
+            )
+        try:
+            return shape.parse(second.text), second.text
+        except ValueError as error:
+            said = " ".join(second.text.split())[:120] or "nothing"
+            raise CallFailed(
+                Reason.UNPARSABLE, f"asked twice, the judge gave no usable answer: {error}; it said: {said}"
+            ) from None
+
+    async def _chat(
+        self,
+        messages: Sequence[Message],
+        shape: Shape,
+        scope: Scope,
+        *,
+        n: int,
+        seed: int,
+        priority: int,
+        max_tokens: int | None = None,
+    ) -> Answer:
+        reserved = self.spending.reserve(sum(len(text.encode("utf-8", "surrogatepass")) for _, text in messages), n)
+        if reserved is None:
+            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
+        limit = max_tokens or self.judge.spec.max_tokens
+
+        async def send() -> Answer:
+            answer = await self.judge.chat(messages, shape, n=n, max_tokens=limit, seed=seed)
+            if not answer.replies:
+                raise CallFailed(Reason.JUDGE_ERROR, "the judge gave no reply", retry=True)
+            return answer
+
+        try:
+            answer = await self._persistently(send, priority)
+            cost = self.spending.add_call(
+                answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, len(answer.replies)
+            )
+        finally:
+            self.spending.settle(reserved)
+        scope.calls += 1
+        scope.prompt_tokens += answer.prompt_tokens
+        scope.completion_tokens += answer.completion_tokens
+        scope.add_cost(cost)
+        return answer
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Embeddings, float | None]:
+        """Vectors of these texts in one call, and its cost. Raises CallFailed."""
+        if self.judge.spec.embedding_model is None:
+            raise CallFailed(Reason.JUDGE_ERROR, "the judge has no embedding model. Set EVALVAULT_EMBEDDING_MODEL or its file.")
+        reserved = self.spending.reserve(sum(len(text.encode("utf-8", "surrogatepass")) for text in texts), 0)
+        if reserved is None:
+            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
+
+        async def send() -> Embeddings:
+            return await self.judge.embed(texts)
+
+        try:
+            found = await self._persistently(send, 0)
+            return found, self.spending.add_embedding(found.tokens)
+        finally:
+            self.spending.settle(reserved)
+
+    async def _persistently(self, send: Callable[[], Awaitable[T]], priority: int) -> T:
+        """Send a call until it is answered, with three attempts at connection errors and failing servers."""
+        try:
+            result = await self._patiently(send, priority)
+        except CallFailed as failed:
+            self._stop_where_hopeless(failed)
+            if not failed.retry:
+                raise
+            result = await self._again(send, failed)
+        self._failures_in_a_row = 0
+        return result
+
+    async def _again(self, send: Callable[[], Awaitable[T]], failed: CallFailed) -> T:
+        """The other attempts. They go first: their case waits for them. A call that was cut off gets the whole time now."""
+        patience = self._patience
+        if patience.attempts < 2:
+            self._count_failure(failed)
+            raise failed
+        await asyncio.sleep(patience.wait_min)
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(patience.attempts - 1),
+            wait=wait_exponential(multiplier=2 * patience.wait_min, min=patience.wait_min, max=patience.wait_max),
+            retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.retry),
+            reraise=True,
+        )
+        try:
+            return await retrying(self._patiently, send, 0, unhurried=True)
+        except CallFailed as error:
+            self._count_failure(error)
+            raise
+
+    async def _patiently(self, send: Callable[[], Awaitable[T]], priority: int, *, unhurried: bool = False) -> T:
+        """Send a call, and as long as the server only asks for patience, again."""
+        first_sent = time.monotonic()
+        throttles = 0
+        while True:
+            try:
+                return await self._once(send, priority, unhurried)
+            except CallFailed as failed:
+                if not failed.throttled:
+                    raise
+                throttles += 1
+                wait = failed.retry_after
+                if wait is None:
+                    wait = min(self._patience.wait_min * 2 ** (throttles - 1), self._patience.wait_max)
+                if time.monotonic() - first_sent + wait > self._patience.throttled:
+                    detail = f"{failed.detail} (sent away {throttles} times)"
+                    error = CallFailed(Reason.THROTTLED, detail)
+                    self._count_failure(error)
+                    raise error from None
+            await asyncio.sleep(wait)
+            priority = 0
+
+    async def _once(self, send: Callable[[], Awaitable[T]], priority: int, unhurried: bool) -> T:
+        """Send a call when a slot is free. Its own task is what the sweeper cancels when its time is over."""
+        self._refuse_when_over()
+        slot = self.limiter.acquire(priority)
+        if slot is not None:
+            try:
+                await slot
+            except asyncio.CancelledError:
+                if slot.done() and not slot.cancelled():
+                    self.limiter.release()
+                raise
+        task = asyncio.current_task()
+        assert task is not None
+        started = time.monotonic()
+        flight = self._in_flight[task] = _Flight(started, unhurried)
+        try:
+            self._refuse_when_over()
+            result = await send()
+        except asyncio.CancelledError:
+            if flight.overdue is None:
+                raise
+            task.uncancel()
+            raise flight.overdue from None
+        except CallFailed as failed:
+            if failed.throttled:
+                self.limiter.throttled(failed.retry_after)
+            raise
+        else:
+            self.limiter.answered()
+            self._answers += 1
+            self._latencies.append(time.monotonic() - started)
+            if self._answers % 32 == 0 or self._answers == 8:
+                self._usual = 6 * sorted(self._latencies)[int(0.95 * (len(self._latencies) - 1))]
+            return result
+        finally:
+            del self._in_flight[task]
+            self.limiter.release()
+
+    async def _sweep(self) -> None:
+        """One timer for all calls: cut off what takes too long by its timeout, by what is usual, or by the run's deadline."""
+        timeout = self.judge.spec.timeout_seconds
+        while True:
+            await asyncio.sleep(0.25)
+            now = time.monotonic()
+            usual = max(self._usual, self._patience.least_deadline)
+            over = self._ends_at is not None and now >= self._ends_at
+            for task, flight in list(self._in_flight.items()):
+                allowed = timeout if flight.unhurried else min(timeout, usual)
+                if flight.overdue is not None or not (over or now - flight.started >= allowed):
+                    continue
+                flight.overdue = (
+                    self._run_is_over()
+                    if over
+                    else CallFailed(Reason.TIMEOUT, f"no answer in {now - flight.started:.0f} s", retry=True, unreachable=True)
+                )
+                task.cancel()
+
+    def _refuse_when_over(self) -> None:
+        if self.broken is not None:
+            raise CallFailed(Reason.JUDGE_ERROR, str(self.broken))
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            raise self._run_is_over()
+
+    @staticmethod
+    def _run_is_over() -> CallFailed:
+        return CallFailed(Reason.TIMEOUT, "the run's deadline (EVALVAULT_RUN_DEADLINE) has passed")
+
+    def _stop_where_hopeless(self, failed: CallFailed) -> None:
+        if failed.fatal and not self._answers and self.broken is None:
+            self.broken = JudgeMisconfigured(f"{self.judge.spec.name}: {failed.detail}. {self._remedy(failed)}")
+
+    def _count_failure(self, failed: CallFailed) -> None:
+        """A judge that answers nothing any more ends the run; one that fails on some calls does not."""
+        self._failures_in_a_row += 1
+        self._last = failed
+        patience = self._patience
+        most = max(patience.failures_in_a_row, self.judge.spec.max_concurrency)
+        if not self._answers:
+            most = 1 if failed.unreachable else patience.failures_before_any_success
+        if self._failures_in_a_row >= most and self.broken is None:
+            self.broken = self.unavailable(failed)
+
+    def never_answered(self) -> JudgeUnavailable | None:
+        """For the end of a run: the judge that failed at every call of it."""
+        return self.unavailable(self._last) if self._last is not None and not self._answers else None
+
+    def unavailable(self, failed: CallFailed) -> JudgeUnavailable:
+        return JudgeUnavailable(
+            f"The judge {self.judge.spec.name} does not answer: {failed.detail}. What was scored is kept: when the judge is "
+            "back (`evalvault doctor` checks it), run the same command again."
+        )
+
+    def _remedy(self, failed: CallFailed) -> str:
+        spec = self.judge.spec
+        if "key" in failed.detail:
+            return "Check OPENAI_API_KEY and OPENAI_BASE_URL."
+        if spec.provider == "ollama":
+            return f"Pull the models: `ollama pull {spec.model}`, `ollama pull {spec.embedding_model}`."
+        return (
+            "Check EVALVAULT_JUDGE_MODEL, EVALVAULT_EMBEDDING_MODEL and OPENAI_BASE_URL; `evalvault doctor` lists the models."
+        )
+
+
+@dataclass(slots=True)
+class _Flight:
+    started: float
+    unhurried: bool
+    overdue: CallFailed | None = None
+
+
+class Embedder:
+    """Gathers texts that are wanted at about the same time into one embedding call; vectors of questions are remembered."""
+
+    WINDOW_SECONDS = 0.01
+    MOST_TEXTS = 128
+    MOST_BYTES = 200_000
+    REMEMBERED = 1_000
+
+    def __init__(self, pool: CallPool) -> None:
+        self._pool = pool
+        self._waiting: dict[str, _Wanted] = {}
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._known: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def want(self, text: str, scope: Scope) -> asyncio.Future[np.ndarray]:
+        """The vector of a text, in a while. The first who asks pays for it."""
+        loop = asyncio.get_running_loop()
+        if (known := self._known.get(text)) is not None:
+            ready: asyncio.Future[np.ndarray] = loop.create_future()
+            ready.set_result(known)
+            return ready
+        wanted = self._waiting.get(text)
+        if wanted is None:
+            wanted = self._waiting[text] = _Wanted(text, scope, loop.create_future())
+            self._bytes += len(text)
+            if len(self._waiting) >= self.MOST_TEXTS or self._bytes >= self.MOST_BYTES:
+                self._send()
+            elif self._timer is None:
+                self._timer = loop.call_later(self.WINDOW_SECONDS, self._send)
+        return wanted.vector
+
+    def _send(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batch, self._waiting, self._bytes = list(self._waiting.values()), {}, 0
+        if batch:
+            task = asyncio.create_task(self._embed(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _embed(self, batch: list[_Wanted]) -> None:
+        try:
+            found, cost = await self._pool.embed([wanted.text for wanted in batch])
+        except CallFailed as failed:
+            if (
+                len(batch) > 1
+                and not failed.retry
+                and failed.reason in (Reason.TRUNCATED, Reason.JUDGE_ERROR)
+                and not failed.fatal
+            ):
+                for wanted in batch:  # one text that the model does not take must not cost the others their vectors
+                    await self._embed([wanted])
+                return
+            for wanted in batch:
+                if not wanted.vector.done():
+                    wanted.vector.set_exception(failed)
+                    wanted.vector.exception()  # whoever asked may have gone
+            return
+        shares = shared_out(found.tokens, [len(wanted.text.encode("utf-8", "surrogatepass")) for wanted in batch])
+        for wanted, vector, tokens in zip(batch, found.vectors, shares, strict=True):
+            wanted.scope.embedding_tokens += tokens
+            wanted.scope.add_cost(None if cost is None else cost * tokens / found.tokens if found.tokens else 0.0)
+            self._known[wanted.text] = vector
+            if not wanted.vector.done():
+                wanted.vector.set_result(vector)
+        while len(self._known) > self.REMEMBERED:
+            self._known.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Wanted:
+    text: str
+    scope: Scope
+    vector: asyncio.Future[Any]
+
+
+def shared_out(total: int, weights: Sequence[int]) -> list[int]:
+    """`total` in whole parts by weight, which add up to it (largest remainders)."""
+    whole = sum(weights) or 1
+    exact = [total * weight / whole for weight in weights]
+    parts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda index: parts[index] - exact[index])
+    for index in by_remainder[: total - sum(parts)]:
+        parts[index] += 1
+    return parts

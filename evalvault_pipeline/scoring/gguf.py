@@ -1,0 +1,114 @@
+"""A judge in this process: a GGUF file run by llama.cpp (`xllamacpp`, extra `local-judge`). No server, no key.
+
+Chat and embeddings are two models, each loaded when it is first asked; calls run in threads, as many at once as the model
+has slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalvault_pipeline.errors import JudgeMisconfigured
+from evalvault_pipeline.scoring.judges import (
+    TEMPERATURE,
+    TOP_P,
+    Answer,
+    CallFailed,
+    Embeddings,
+    Judge,
+    JudgeSpec,
+    Message,
+    Reply,
+    Shape,
+)
+from evalvault_pipeline.scoring.model import Reason
+
+if TYPE_CHECKING:
+    import xllamacpp
+
+
+class GgufJudge(Judge):
+    """Chat and embeddings by llama.cpp in process."""
+
+    several_replies = True
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        super().__init__(spec)
+        self._threads = ThreadPoolExecutor(spec.max_concurrency, thread_name_prefix="gguf")
+        self._chat: xllamacpp.Server | None = None
+        self._embed: xllamacpp.Server | None = None
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self.spec.model_path is not None:
+            self._chat = await loop.run_in_executor(self._threads, _load, self.spec.model_path, self.spec, False)
+        if self.spec.embedding_path is not None:
+            self._embed = await loop.run_in_executor(self._threads, _load, self.spec.embedding_path, self.spec, True)
+
+    async def close(self) -> None:
+        self._chat = self._embed = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def chat(self, messages: Sequence[Message], shape: Shape, *, n: int, max_tokens: int, seed: int) -> Answer:
+        assert self._chat is not None, "the judge is not open"
+        wanted = {
+            "messages": [{"role": role, "content": text} for role, text in messages],
+            "n": n,
+            "max_tokens": max_tokens,
+            "temperature": TEMPERATURE,
+            "top_p": TOP_P,
+            "seed": seed,
+            "response_format": {"type": "json_schema", "json_schema": {"name": shape.name, "schema": shape.schema}},
+        }
+        body = await self._answered(self._chat.handle_chat_completions, wanted)
+        usage = body.get("usage") or {}
+        replies = tuple(
+            Reply(choice["message"].get("content") or "", choice.get("finish_reason") == "length") for choice in body["choices"]
+        )
+        return Answer(replies, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        import numpy as np
+
+        assert self._embed is not None, "the judge has no embedding model"
+        body = await self._answered(self._embed.handle_embeddings, {"input": list(texts)})
+        vectors = [np.asarray(item["embedding"], dtype=np.float64) for item in body["data"]]
+        return Embeddings(vectors, (body.get("usage") or {}).get("prompt_tokens") or 0)
+
+    async def _answered(self, handle: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        body = await asyncio.get_running_loop().run_in_executor(self._threads, handle, wanted)
+        if isinstance(body, str | bytes):
+            body = json.loads(body)
+        if error := body.get("error"):
+            message = str(error.get("message", error))
+            if "context size" in message or error.get("type") == "exceed_context_size_error":
+                limit = self.spec.num_ctx
+                raise CallFailed(Reason.TRUNCATED, f"{message[:200]} (OLLAMA_NUM_CTX is {limit}; raise it)")
+            raise CallFailed(Reason.JUDGE_ERROR, f"llama.cpp failed: {message[:200]}", retry=error.get("code", 500) >= 500)
+        return dict(body)
+
+
+def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
+    try:
+        import xllamacpp
+    except ModuleNotFoundError:
+        raise JudgeMisconfigured(
+            "Profile gguf needs xllamacpp, which is not installed. Install it: pip install 'evalvault-pipeline[local-judge]'"
+        ) from None
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_parallel = spec.max_concurrency
+    params.n_ctx = spec.num_ctx * spec.max_concurrency  # shared by the slots
+    params.embedding = embedding
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.verbosity = -1
+    try:
+        return xllamacpp.Server(params)
+    except (RuntimeError, OSError) as error:
+        raise JudgeMisconfigured(f"{path} cannot be loaded as a GGUF model: {error}. Name another file.") from None
