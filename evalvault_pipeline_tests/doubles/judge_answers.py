@@ -34,19 +34,19 @@ _KOREAN_PARTICLE = re.compile(r"(?<=[가-힣]{2})(?:입니다|이며|으로|에�
 _RATING_SCALE = re.compile(r"\b0\D{1,12}?([12])\D{1,12}?([24])\b")
 
 
-def answer_for(schema: Schema, prompt: str, *, occurrence: int = 0) -> dict[str, Any]:
+def answer_for(schema: Schema, prompt: str, *, occurrence: int = 0) -> Any:
     """An answer that is valid under `schema`, drawn from the input JSON at the end of `prompt`.
 
     `occurrence` tells apart the answers to one prompt asked more than once (n choices, seeds): only a made-up question
-    differs by it. The same arguments always give the same answer.
+    differs by it. The same arguments always give the same answer: a dict, unless `schema` is not one of an object.
     """
     properties = _resolved(schema, schema).get("properties", {})
     asked = input_of(prompt)
     for names, mind in _MINDS:
         if names <= properties.keys():
             answer = mind(_Question(schema, properties, asked, prompt, occurrence))
-            return dict(_conforming(answer, schema, schema))
-    return dict(_conforming({}, schema, schema))
+            return _conforming(answer, schema, schema)
+    return _conforming({}, schema, schema)
 
 
 @lru_cache(maxsize=4096)

@@ -16,14 +16,16 @@ from typing import Any, Literal
 from aiohttp import web
 
 from evalvault_pipeline_tests.doubles.faults import Fault, Script, spoilt
-from evalvault_pipeline_tests.doubles.judge_answers import answer_for, embedding_for, schema_in
+from evalvault_pipeline_tests.doubles.judge_answers import answer_for, embedding_for
 from evalvault_pipeline_tests.doubles.serving import (
+    EMBEDDING_FAULTS,
     Body,
     LoopbackServer,
     Mind,
     cut_to_tokens,
     json_response,
     text_of,
+    thought,
     token_count,
 )
 
@@ -61,11 +63,14 @@ class OpenAIServer(LoopbackServer):
         latency: float | Callable[[int], float] = 0.0,
         script: Script | None = None,
         limit: int | None = None,
+        parallel: int | None = None,
         record: bool = False,
         answer: Mind = answer_for,
         port: int = 0,
     ) -> None:
-        super().__init__(latency=latency, script=script, limit=limit, record=record, answer=answer, port=port)
+        super().__init__(
+            latency=latency, script=script, limit=limit, parallel=parallel, record=record, answer=answer, port=port
+        )
         self.keys, self.echo_key, self.models = keys, echo_key, models
         self.refuse, self.refuse_json_schema = refuse, refuse_json_schema
         self.native_n, self.vary, self.dimensions = native_n, vary, dimensions
@@ -78,7 +83,7 @@ class OpenAIServer(LoopbackServer):
     def routes(self) -> Iterable[web.RouteDef]:
         return [
             web.post(CHAT, self.work(self._chat_refused, self._chat)),
-            web.post(EMBEDDINGS, self.work(self._embeddings_refused, self._embeddings)),
+            web.post(EMBEDDINGS, self.work(self._embeddings_refused, self._embeddings, spoils=EMBEDDING_FAULTS)),
             web.get("/v1/models", self._models),
             web.get("/v1/models/{model:.+}", self._model),
         ]
@@ -99,19 +104,30 @@ class OpenAIServer(LoopbackServer):
         error = {"message": message, "type": kind, "param": param, "code": code}
         return json_response({"error": error}, status=status, headers=headers)
 
-    def throttled(self, retry_after: str | None) -> web.Response:
+    def broken(self, request: web.Request) -> web.Response:
+        return self.error(500, "The server had an error while processing your request. Sorry about that!")
+
+    def throttled(self, request: web.Request, retry_after: str | None) -> web.Response:
         message = (
             "Rate limit reached for requests. Please try again later. Visit https://platform.openai.com/account/rate-limits."
         )
         headers = {"x-ratelimit-remaining-requests": "0", **({"Retry-After": retry_after} if retry_after else {})}
         return self.error(429, message, headers=headers, kind="requests", code="rate_limit_exceeded")
 
-    def busy(self, retry_after: str | None) -> web.Response:
+    def over_limit(self, request: web.Request) -> web.Response:
+        return self.throttled(request, "1")
+
+    def unrouted(self, request: web.Request, status: int) -> web.Response:
+        if status == 405:
+            return self.error(405, f"Not allowed to {request.method} on {request.path}.", code="method_not_supported")
+        return self.error(404, f"Invalid URL ({request.method} {request.path})")
+
+    def busy(self, request: web.Request, retry_after: str | None) -> web.Response:
         headers = {"Retry-After": retry_after} if retry_after else None
         return self.error(503, "The engine is currently overloaded, please try again later", headers=headers)
 
     async def died(self, request: web.Request, body: Body) -> web.StreamResponse:
-        return self.error(500, "The server had an error while processing your request. Sorry about that!")
+        return self.broken(request)
 
     def _not_allowed(self, request: web.Request) -> web.Response | None:
         """401 where keys are asked for and the request has none of them."""
@@ -253,18 +269,16 @@ class OpenAIServer(LoopbackServer):
         return _choice(index, content, finish)
 
     def _thought(self, body: Body, index: int) -> Any:
-        """The answer of choice `index`: a dict where a schema is sent or written in the messages, else a sentence."""
-        messages = [text_of(message) for message in body["messages"]]
-        sent = (body.get("response_format") or {}).get("json_schema") or {}
-        schema = sent.get("schema") or next((found for found in map(schema_in, messages) if found), None)
-        if schema is None:
-            return {} if (body.get("response_format") or {}).get("type") == "json_object" else f"You said: {messages[-1][:200]}"
+        """The answer of choice `index`."""
+        wanted = body.get("response_format") or {}
+        texts = [text_of(message) for message in body["messages"]]
         occurrence = index + int(body.get("seed") or 0)
         if self.vary:
-            asked = hash((messages[-1], index))
+            asked = hash((texts[-1], index))
             occurrence += self._asked[asked]
             self._asked[asked] += 1
-        return self.answer(schema, messages[-1], occurrence=occurrence)
+        schema = (wanted.get("json_schema") or {}).get("schema")
+        return thought(self.answer, schema, texts, wants_json=wanted.get("type") == "json_object", occurrence=occurrence)
 
     # Embeddings
 

@@ -9,23 +9,26 @@ import asyncio
 import itertools
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
 from aiohttp import web
 
 from evalvault_pipeline_tests.doubles.faults import CONTENT_FAULTS, Fault, Script
-from evalvault_pipeline_tests.doubles.judge_answers import answer_for
+from evalvault_pipeline_tests.doubles.judge_answers import answer_for, schema_in
 
 Body = dict[str, Any]
-Mind = Callable[..., dict[str, Any]]
+Mind = Callable[..., Any]
 """`answer_for`, or what a test puts in its place: (schema, prompt, *, occurrence) -> answer."""
 
 LARGEST_BODY_BYTES = 64 << 20
+EMBEDDING_FAULTS = frozenset({"malformed", "out_of_schema"})
 HTML_ERROR = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n"
     "<hr><center>nginx/1.27.2</center>\r\n</body>\r\n</html>\r\n"
@@ -50,17 +53,33 @@ def text_of(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
+def thought(mind: Mind, schema: Any, texts: Sequence[str], *, wants_json: bool, occurrence: int) -> Any:
+    """The answer to a chat: by the schema that is sent, else by one written in a message, else a plain sentence."""
+    wanted = schema or next((found for found in map(schema_in, texts) if found), None)
+    if wanted is None:
+        return {} if wants_json else f"You said: {texts[-1] if texts else ''}"
+    return mind(wanted, texts[-1] if texts else "", occurrence=occurrence)
+
+
 def json_response(
     value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = "application/json"
 ) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, headers={"Content-Type": content_type, **(headers or {})})
 
 
+@dataclass(frozen=True)
+class NotJSON:
+    """A body that cannot be parsed, as it came."""
+
+    raw: bytes
+
+
 class LoopbackServer:
     """A server on 127.0.0.1 in its own thread; a context manager, and `start()`/`stop()` for those that come and go.
 
     `latency` is in seconds, or a function of the request's number. `script` decides per request what goes wrong (see
-    `faults`). `limit` is how many requests it answers at once; one more is turned away. `port` 0 takes a free one.
+    `faults`). `limit` is how many requests it takes at once; one more is turned away. `parallel` is how many it works on at
+    once; one more waits. `port` 0 takes a free one.
 
     Requests for work (chat, embeddings) are numbered from 1 as they arrive; only they are slow, faulty, limited or counted in
     `in_flight`. Bookkeeping may be read at any time, from any thread:
@@ -78,18 +97,13 @@ class LoopbackServer:
         latency: float | Callable[[int], float] = 0.0,
         script: Script | None = None,
         limit: int | None = None,
+        parallel: int | None = None,
         record: bool = False,
         answer: Mind = answer_for,
         port: int = 0,
     ) -> None:
-        self.latency, self.script, self.limit, self.record, self.answer, self.port = (
-            latency,
-            script,
-            limit,
-            record,
-            answer,
-            port,
-        )
+        self.latency, self.script, self.limit, self.parallel = latency, script, limit, parallel
+        self.record, self.answer, self.port = record, answer, port
         self.requests: list[tuple[str, Any]] = []
         self.calls: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -100,6 +114,7 @@ class LoopbackServer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
+        self._slots = asyncio.Semaphore(sys.maxsize)
         self._failure: BaseException | None = None
 
     # What a double says about itself
@@ -108,21 +123,25 @@ class LoopbackServer:
         """Its routes; those for work go through `work`."""
         raise NotImplementedError
 
-    def error(self, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> web.Response:
-        """An error in this server's own shape."""
+    def broken(self, request: web.Request) -> web.Response:
+        """500, in this server's own shape."""
         raise NotImplementedError
 
-    def throttled(self, retry_after: str | None) -> web.Response:
-        """What a client gets that asks too much."""
+    def throttled(self, request: web.Request, retry_after: str | None) -> web.Response:
+        """429: what a client gets that asks too much."""
         raise NotImplementedError
 
-    def busy(self, retry_after: str | None) -> web.Response:
-        """What a client gets when the server has no room."""
+    def busy(self, request: web.Request, retry_after: str | None) -> web.Response:
+        """503: what a client gets when the server has no room."""
         raise NotImplementedError
 
-    def over_limit(self) -> web.Response:
+    def over_limit(self, request: web.Request) -> web.Response:
         """What a client gets that is one more than `limit`."""
-        return self.throttled("1")
+        raise NotImplementedError
+
+    def unrouted(self, request: web.Request, status: int) -> web.Response:
+        """404 for a path that is not there, 405 for a method that a path does not take."""
+        raise NotImplementedError
 
     async def died(self, request: web.Request, body: Body) -> web.StreamResponse:
         """What a client gets when the model falls over."""
@@ -167,6 +186,7 @@ class LoopbackServer:
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+        self._slots = asyncio.Semaphore(sys.maxsize if self.parallel is None else self.parallel)
         application = web.Application(client_max_size=LARGEST_BODY_BYTES, middlewares=[self._counted])
         application.add_routes(self.routes())
         # Without handler_cancellation a client that leaves is noticed only when the answer is written.
@@ -186,7 +206,10 @@ class LoopbackServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         self.calls[request.path] += 1
-        return await handler(request)
+        try:
+            return await handler(request)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as missing:
+            return self.unrouted(request, missing.status)
 
     # Work
 
@@ -194,10 +217,13 @@ class LoopbackServer:
         self,
         refusal: Callable[[web.Request, Any], web.Response | None],
         answer: Callable[[web.Request, Body, Fault | None], Awaitable[web.StreamResponse]],
+        *,
+        spoils: Collection[str] = CONTENT_FAULTS,
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """The handler of a route for work: refused at once, or slow, or faulty, or answered.
 
-        `refusal` sees the parsed body (None where it is no JSON) and returns what is wrong with the request, or None.
+        `refusal` sees the parsed body (`NotJSON` where it is none) and returns what is wrong with the request, or None.
+        `spoils` are the faults in the content that make sense here; another one of them is no fault.
         """
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -205,7 +231,7 @@ class LoopbackServer:
             self.in_flight += 1
             self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
             try:
-                return await self._handled(request, number, began, refusal, answer)
+                return await self._handled(request, number, began, refusal, answer, spoils)
             except asyncio.CancelledError:
                 self.aborted += not self._closing.is_set()
                 raise
@@ -221,26 +247,31 @@ class LoopbackServer:
         began: float,
         refusal: Callable[[web.Request, Any], web.Response | None],
         answer: Callable[[web.Request, Body, Fault | None], Awaitable[web.StreamResponse]],
+        spoils: Collection[str],
     ) -> web.StreamResponse:
         body = _parsed(await request.read())
         if self.record:
             self.requests.append((request.path, body))
         if self.limit is not None and self.in_flight > self.limit:
-            return self.over_limit()
+            return self.over_limit(request)
         refused = refusal(request, body)
         if refused is not None:
             return refused
         fault = self.script(number, body) if self.script else None
+        if fault and fault.kind in CONTENT_FAULTS - set(spoils):
+            fault = None
         if fault:
             self.faults[fault.kind] += 1
         if fault and fault.kind in ("throttle_429", "busy_503"):
-            return self.throttled(fault.retry_after) if fault.kind == "throttle_429" else self.busy(fault.retry_after)
-        seconds = self.latency(number) if callable(self.latency) else self.latency
-        if seconds > 0:
-            await asyncio.sleep(seconds)
-        if fault and fault.kind not in CONTENT_FAULTS:
-            return await self._failed(request, body, fault)
-        response = await answer(request, body, fault)
+            turned_away = self.throttled if fault.kind == "throttle_429" else self.busy
+            return turned_away(request, fault.retry_after)
+        async with self._slots:
+            seconds = self.latency(number) if callable(self.latency) else self.latency
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+            if fault and fault.kind not in CONTENT_FAULTS:
+                return await self._failed(request, body, fault)
+            response = await answer(request, body, fault)
         if response.status == 200 and fault is None:
             self.answered[request.path] += 1
             self.latencies.append(time.perf_counter() - began)
@@ -259,15 +290,14 @@ class LoopbackServer:
                 return web.Response(text=HTML_ERROR, status=502, content_type="text/html")
             case "empty":
                 return web.Response(content_type="application/json")
-        return self.error(500, "The server had an error while processing your request. Sorry about that!")
+        return self.broken(request)
 
 
 def _parsed(raw: bytes) -> Any:
-    """The JSON of a body; None where it is none."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return None
+        return NotJSON(raw)
 
 
 def _reset(request: web.Request) -> web.Response:
