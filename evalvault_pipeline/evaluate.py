@@ -33,7 +33,7 @@ from evalvault_pipeline.scoring.metrics import METRICS, metrics_by_name, thresho
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.scoring.providers import identify
-from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.scoring.store import ScoreStore, to_json
 from evalvault_pipeline.scoring.usage import Budget
 from evalvault_pipeline.settings import Settings
 
@@ -289,7 +289,7 @@ class Spool:
         self._file.seek(0, os.SEEK_END)
         for result in results:
             scores, repeats = ([_values(score) for score in some] for some in (result.scores, result.repeats))
-            self._file.write(json.dumps([_fields(result.case), scores, repeats], ensure_ascii=False) + "\n")
+            self._file.write(to_json([_fields(result.case), scores, repeats]) + "\n")
             self._count += 1
 
     def __iter__(self) -> Iterator[CaseResult]:

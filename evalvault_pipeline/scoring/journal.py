@@ -70,7 +70,9 @@ class Journal:
     def key(judge: str, shape: str, prompt: str, occurrence: int) -> str:
         """What an answer depends on: the judge, the shape asked for, the prompt, and how often it was asked before."""
         digest = hashlib.blake2b(f"{judge}\0{shape}\0{occurrence}\0".encode(), digest_size=16)
-        digest.update(prompt.encode("utf-8", "surrogatepass"))
+        text = prompt.encode("utf-8", "surrogatepass")
+        for start in range(0, len(text), 2000):  # from 2,048 bytes on it would hand the interpreter to another thread
+            digest.update(text[start : start + 2000])
         return digest.hexdigest()
 
     def find(self, key: str) -> Noted | None:

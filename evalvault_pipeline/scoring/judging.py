@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 NOISE_SHARE = 0.08
 RENEW_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 0.5
+# Cases that end within this time share a transaction: each takes the interpreter from the loop. The journal has their answers.
+GATHER_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +152,8 @@ class _OpenCase:
         self.scores: dict[tuple[str, int], MetricScore] = {}
         self.missing: set[tuple[str, int]] = set()
         self.rows: list[tuple[ScoreKey, StoredScore]] = []
+        self.failed = False  # whether the judge failed at one of them
         self.is_done = False
-
-    def results(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], MetricScore]:
-        return {key: self.scores[key] for key in wanted}
 
 
 class _OpenBatch:
@@ -450,6 +450,7 @@ class _Run:
             case.scores[key] = self._score(case.case, metric, job.repeat, row)
         else:
             case.scores[key] = self._score(case.case, metric, job.repeat, outcome, **paid)
+            case.failed = True
         case.missing.discard(key)
         if not case.missing:
             self._ended.put(case)
@@ -461,6 +462,8 @@ class _Run:
         while None not in ended:
             try:
                 ended = [self._ended.get(timeout=RENEW_SECONDS)]
+                if ended != [None]:
+                    time.sleep(GATHER_SECONDS)
                 while True:
                     try:
                         ended.append(self._ended.get_nowait())
@@ -484,9 +487,7 @@ class _Run:
         rows = [row for case in cases for row in case.rows]
         self._store.save(rows, done=[(digest, self._claimed_as) for digest in digests], owner=self._owner)
         if self._loop is not None:
-            self._journal.settled(
-                case.case.digest for case in cases if all(score.value is not None for score in case.scores.values())
-            )
+            self._journal.settled(case.case.digest for case in cases if not case.failed)
         with self._changed:
             for case in cases:
                 case.is_done = True

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -148,7 +149,7 @@ class ScoreStore:
             {
                 **vars(key),
                 "value": score.value,
-                "evidence": json.dumps(score.evidence, ensure_ascii=False, separators=(",", ":")),
+                "evidence": to_json(score.evidence),
                 "seconds": score.seconds,
                 "judge_calls": score.judge_calls,
                 "prompt_tokens": score.prompt_tokens,
@@ -254,6 +255,14 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON; orjson writes it five times faster, but no lone surrogates, which a dataset may hold."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def shown_url(url: str) -> str:

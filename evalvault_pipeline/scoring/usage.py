@@ -72,6 +72,9 @@ class Budget:
         return f"{self.dollars:g} USD" if self.dollars < math.inf else f"{self.tokens:,.0f} tokens"
 
 
+UNLIMITED = Budget()
+
+
 class Spending:
     """What a run has spent and what its calls in flight may still cost, held against the budget."""
 
@@ -99,6 +102,8 @@ class Spending:
 
         Three bytes a token is more tokens than a text has; an answer is taken to be as long as the longest so far.
         """
+        if self.budget == UNLIMITED:
+            return 0.0, 0.0
         prompt, answer = prompt_bytes / 3, replies * self._longest_answer
         price = self.chat_price
         tokens, dollars = prompt + answer, prompt * price.input + answer * price.output if price else 0.0

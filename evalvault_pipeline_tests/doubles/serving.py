@@ -21,7 +21,7 @@ import orjson
 from aiohttp import web
 
 from evalvault_pipeline_tests.doubles.faults import CONTENT_FAULTS, Fault, Script
-from evalvault_pipeline_tests.doubles.judge_answers import answer_for, schema_in
+from evalvault_pipeline_tests.doubles.judge_answers import answer_for, input_of, schema_in
 
 Body = dict[str, Any]
 Mind = Callable[..., Any]
@@ -54,11 +54,15 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def thought(mind: Mind, schema: Any, texts: Sequence[str], *, wants_json: bool, occurrence: int) -> Any:
-    """The answer to a chat: by the schema that is sent, else by one written in a message, else a plain sentence."""
+    """The answer to a chat: by the schema that is sent, else by one written in a message, else a plain sentence.
+
+    It answers the last message that has an input; one after it may only say what was wrong with the answer before.
+    """
     wanted = schema or next((found for found in map(schema_in, texts) if found), None)
     if wanted is None:
         return {} if wants_json else f"You said: {texts[-1] if texts else ''}"
-    return mind(wanted, texts[-1] if texts else "", occurrence=occurrence)
+    asked = next((text for text in reversed(texts) if input_of(text)), texts[-1] if texts else "")
+    return mind(wanted, asked, occurrence=occurrence)
 
 
 def json_response(

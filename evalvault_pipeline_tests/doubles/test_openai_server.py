@@ -98,6 +98,18 @@ def test_a_schema_in_the_prompt_is_followed_too():
             jsonschema.validate(json.loads(answer.choices[0].message.content or ""), VERDICT)
 
 
+def test_a_correction_is_answered_from_the_prompt_before_it():
+    """A judge that asks again says what was wrong in a message that has no input of its own."""
+    with served() as (_, client):
+        first = client.chat.completions.create(**chat()).choices[0].message.content
+        again: Any = [
+            {"role": "user", "content": PROMPT},
+            {"role": "assistant", "content": "{"},
+            {"role": "user", "content": "No JSON."},
+        ]
+        assert client.chat.completions.create(**chat(messages=again)).choices[0].message.content == first
+
+
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
 def test_a_token_limit_cuts_the_answer(limit: str):
     with served() as (_, client):
@@ -189,7 +201,7 @@ def test_a_bad_request_is_told_what_is_wrong_with_it(body: bytes, status: int, s
 
 def test_one_request_too_many_is_throttled():
     """`limit` at once are answered; the rest get 429 with Retry-After, and none waits for it."""
-    with OpenAIServer(limit=2, latency=0.15) as server:
+    with OpenAIServer(limit=2, latency=0.4) as server:
 
         async def five() -> list[httpx.Response]:
             async with httpx.AsyncClient(base_url=server.base_url) as client:
@@ -203,10 +215,10 @@ def test_one_request_too_many_is_throttled():
 
 
 def test_latency_is_a_function_of_the_requests_number_if_need_be():
-    with served(latency=lambda number: 0.1 if number == 2 else 0.0) as (server, client):
+    with served(latency=lambda number: 0.3 if number == 2 else 0.0) as (server, client):
         for _ in range(3):
             client.chat.completions.create(**chat())
-    assert [seconds >= 0.1 for seconds in server.latencies] == [False, True, False]
+    assert [seconds >= 0.3 for seconds in server.latencies] == [False, True, False]
 
 
 def test_parallel_makes_the_rest_wait():
@@ -257,7 +269,7 @@ def test_a_fault_reaches_the_client_as_its_error(kind: Any, raised: type[Excepti
         served(script=lambda number, body: Fault(kind, retry_after="0.2")) as (server, client),
         pytest.raises(raised) as failure,
     ):
-        client.chat.completions.create(**chat(), timeout=0.2)
+        client.chat.completions.create(**chat(), timeout=0.2 if kind == "hang" else 5)
     if isinstance(failure.value, openai.APIStatusError):
         assert failure.value.response.headers.get("Retry-After") == ("0.2" if kind in ("throttle_429", "busy_503") else None)
     assert (server.answered.total(), server.faults) == (0, {kind: 1})
