@@ -26,7 +26,8 @@ from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
 from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.model import BatchScores
-from evalvault_pipeline.settings import Profile, Settings
+from evalvault_pipeline.scoring.providers import JudgeAccess
+from evalvault_pipeline.settings import Settings
 
 CASE_COLUMNS = dg.TableSchema(
     [
@@ -114,9 +115,9 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         context: dg.AssetExecutionContext,
         cases: StoredBatches,
         score_store: dg.ResourceParam[str],
-        judge: dg.ResourceParam[Profile],
+        judge: dg.ResourceParam[JudgeAccess],
     ) -> ScoreStream:
-        context.log.info(f"profile {judge.name}")
+        context.log.info(f"profile {judge.profile}, judge {judge.spec.name if judge.spec else 'none'}")
 
         def scored_batches() -> Iterator[BatchScores]:
             lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms

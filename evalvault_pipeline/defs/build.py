@@ -36,7 +36,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "scores_io": ScoresIOManager(results_dir=results_dir),
             "report_io": ReportIOManager(results_dir=results_dir),
             "score_store": ScoreStoreResource(url=store if store.startswith("sqlite:") else None),
-            "judge": JudgeResource(profile=settings.profile.name),
+            "judge": JudgeResource(profile=settings.profile.name, judge=settings.profile.judge),
         },
         executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,
     )

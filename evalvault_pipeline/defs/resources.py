@@ -5,7 +5,9 @@ Secrets are not held here: they are read where they are used.
 
 import dagster as dg
 
-from evalvault_pipeline.settings import PROFILES, Profile, ProfileName, load_settings
+from evalvault_pipeline.scoring.judges import judge_spec
+from evalvault_pipeline.scoring.providers import JudgeAccess
+from evalvault_pipeline.settings import load_settings
 
 
 class ScoreStoreResource(dg.ConfigurableResource[str]):
@@ -17,11 +19,12 @@ class ScoreStoreResource(dg.ConfigurableResource[str]):
         return self.url or load_settings().score_store_url
 
 
-class JudgeResource(dg.ConfigurableResource[Profile]):
-    """Who scores the LLM metrics."""
+class JudgeResource(dg.ConfigurableResource[JudgeAccess]):
+    """Who scores the LLM metrics. `judge` is what the UI shows; keys and addresses are read from the settings where used."""
 
     profile: str
+    judge: str = "none"
 
-    def create_resource(self, context: dg.InitResourceContext) -> Profile:
-        name: ProfileName = self.profile  # type: ignore[assignment]  # checked by Settings
-        return PROFILES[name]
+    def create_resource(self, context: dg.InitResourceContext) -> JudgeAccess:
+        settings = load_settings(EVALVAULT_PROFILE=self.profile)
+        return JudgeAccess(profile=self.profile, spec=judge_spec(settings))

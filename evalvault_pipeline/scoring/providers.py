@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalvault_pipeline.scoring import gguf, ollama, openai
 from evalvault_pipeline.scoring.judges import Judge, JudgeIdentity, JudgeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeAccess:
+    """What the Dagster resource `judge` hands out: who judges, and a client of the provider's own SDK for other uses."""
+
+    profile: str
+    spec: JudgeSpec | None
+
+    def client(self) -> Any:
+        """An `openai.OpenAI` or `ollama.Client` for the judge's server; None without one, and for a GGUF file."""
+        return sdk_client(self.spec) if self.spec else None
 
 
 def judge_for(spec: JudgeSpec) -> Judge:
