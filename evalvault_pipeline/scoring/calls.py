@@ -6,9 +6,10 @@ Used by the metrics in `ragas_metrics.py`; what a provider's call looks like sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from evalvault_pipeline.errors import JudgeMisconfigured, JudgeUnavailable, PipelineError
-from evalvault_pipeline.scoring.journal import Journal, Noted
+from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, Message, Reply, Shape
 from evalvault_pipeline.scoring.limiter import AdaptiveLimiter
 from evalvault_pipeline.scoring.model import Reason
@@ -61,6 +62,11 @@ class Scope:
     pending: dict[tuple[str, str, int], asyncio.Future[Any]] = field(default_factory=dict)
     vectors: dict[str, Any] = field(default_factory=dict)
 
+    def add(self, bill: Bill) -> None:
+        self.prompt_tokens += bill.prompt_tokens
+        self.completion_tokens += bill.completion_tokens
+        self.add_cost(bill.cost_usd)
+
     def add_cost(self, cost: float | None) -> None:
         self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
 
@@ -94,6 +100,7 @@ class CallPool:
         self._failures_in_a_row = 0
         self._last: CallFailed | None = None
         self._usual = float("inf")  # a deadline by the latencies seen, renewed every 32 answers
+        self._settled = asyncio.Event()  # a call is over: replaced by the next one each time
         self._sweeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -110,44 +117,51 @@ class CallPool:
 
         Raises CallFailed where the judge gives none.
         """
-        if n > 1 and not self._several:
-            return [value for (value,) in await self._each(prompt, shape, scope, range(occurrence, occurrence + n))]
-        key = Journal.key(scope.judge, f"{shape.name}*{n}", prompt, occurrence + 1000 * scope.repeat)
-        if not scope.fresh and (noted := self._journal.find(key)) is not None:
-            scope.prompt_tokens += noted.prompt_tokens
-            scope.completion_tokens += noted.completion_tokens
-            scope.add_cost(noted.cost_usd)
-            return [shape.parse(text) for text in noted.texts]
-        before = (scope.prompt_tokens, scope.completion_tokens, scope.cost_usd)
+        asked = Journal.key(scope.judge, shape.name, prompt)
+        keys = [f"{asked}:{scope.repeat}:{number}" for number in range(occurrence, occurrence + n)]
+        noted = {} if scope.fresh else self._noted(keys, shape, scope)
+        if len(noted) == n:
+            return list(noted.values())
+        if n > 1 and (noted or not self._several):
+            return await self._each(prompt, shape, scope, range(occurrence, occurrence + n), noted)
         # Later steps go first, so that cases end and few are open at a time; then metrics of several steps, so that short ones
         # fill the end.
         priority = 0 if scope.calls else 1 if scope.steps > 1 else 2
-        messages: list[Message] = [("user", prompt)]
+        bill = Bill()
         seed = occurrence + 1000 * scope.repeat
-        answer = await self._chat(messages, shape, scope, n=n, seed=seed, priority=priority)
-        replies = list(answer.replies)[:n]
-        values, texts = [], []
-        for reply in replies:
-            value, text = await self._valid(reply, messages, shape, scope, seed)
-            values.append(value)
-            texts.append(text)
+        answer = await self._chat([("user", prompt)], shape, scope, bill, n=n, seed=seed, priority=priority)
+        found = [await self._valid(reply, prompt, shape, scope, bill, seed) for reply in answer.replies[:n]]
+        self._journal.note(scope.case, dict(zip(keys, (text for _, text in found), strict=False)), bill)
+        values = [value for value, _ in found]
         if len(values) < n:  # this server gives one at a time
             self._several = False
-            rest = range(occurrence + len(values), occurrence + n)
-            return values + [value for (value,) in await self._each(prompt, shape, scope, rest)]
-        cost = None if scope.cost_usd is None or before[2] is None else scope.cost_usd - before[2]
-        paid = Noted(texts, scope.prompt_tokens - before[0], scope.completion_tokens - before[1], cost)
-        self._journal.note(key, case=scope.case, answer=paid)
+            values += await self._each(prompt, shape, scope, range(occurrence + len(values), occurrence + n), {})
         return values
 
-    async def _each(self, prompt: str, shape: Shape, scope: Scope, occurrences: range) -> list[list[Any]]:
-        return await asyncio.gather(*(self.ask(prompt, shape, scope, occurrence=number) for number in occurrences))
+    def _noted(self, keys: Sequence[str], shape: Shape, scope: Scope) -> dict[int, Any]:
+        """Position -> value of what an ended process has paid for."""
+        found = {}
+        for position, key in enumerate(keys):
+            if (noted := self._journal.find(key)) is None:
+                continue
+            with contextlib.suppress(ValueError):  # noted by a version that took what this one does not
+                found[position] = shape.parse(noted.text)
+                scope.add(noted.bill)
+        return found
 
-    async def _valid(self, reply: Reply, messages: list[Message], shape: Shape, scope: Scope, seed: int) -> tuple[Any, str]:
+    async def _each(self, prompt: str, shape: Shape, scope: Scope, occurrences: range, noted: Mapping[int, Any]) -> list[Any]:
+        """One call for each occurrence that is not noted, all at once."""
+        missing = [number for position, number in enumerate(occurrences) if position not in noted]
+        asked = await asyncio.gather(*(self.ask(prompt, shape, scope, occurrence=number) for number in missing))
+        rest = iter(value for (value,) in asked)
+        return [noted[position] if position in noted else next(rest) for position in range(len(occurrences))]
+
+    async def _valid(self, reply: Reply, prompt: str, shape: Shape, scope: Scope, bill: Bill, seed: int) -> tuple[Any, str]:
         """The value of a reply and its text; a reply that has none is asked for once more."""
         if reply.refused:
             raise CallFailed(Reason.REFUSED, f"the judge declined: {reply.text[:200] or 'content filter'}")
         limit = self.judge.spec.max_tokens
+        messages: list[Message] = [("user", prompt)]
         if reply.cut:
             limit *= 2
             again = messages
@@ -159,7 +173,7 @@ class CallPool:
                     f"That answer cannot be used: {error}. Answer again, with nothing but JSON that complies with the schema."
                 )
                 again = [*messages, ("assistant", reply.text[:4000] or "(nothing)"), ("user", wrong)]
-        answer = await self._chat(again, shape, scope, n=1, seed=seed + 1, priority=0, max_tokens=limit)
+        answer = await self._chat(again, shape, scope, bill, n=1, seed=seed + 1, priority=0, max_tokens=limit)
         second = answer.replies[0]
         if second.refused:
             raise CallFailed(Reason.REFUSED, f"the judge declined: {second.text[:200] or 'content filter'}")
@@ -180,15 +194,14 @@ class CallPool:
         messages: Sequence[Message],
         shape: Shape,
         scope: Scope,
+        bill: Bill,
         *,
         n: int,
         seed: int,
         priority: int,
         max_tokens: int | None = None,
     ) -> Answer:
-        reserved = self.spending.reserve(sum(len(text.encode("utf-8", "surrogatepass")) for _, text in messages), n)
-        if reserved is None:
-            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
+        reserved = await self._reserved((text for _, text in messages), n)
         limit = max_tokens or self.judge.spec.max_tokens
 
         async def send() -> Answer:
@@ -203,20 +216,18 @@ class CallPool:
                 answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, len(answer.replies)
             )
         finally:
-            self.spending.settle(reserved)
+            self._settle(reserved)
         scope.calls += 1
-        scope.prompt_tokens += answer.prompt_tokens
-        scope.completion_tokens += answer.completion_tokens
-        scope.add_cost(cost)
+        paid = Bill(answer.prompt_tokens, answer.completion_tokens, cost)
+        scope.add(paid)
+        bill.add(paid)
         return answer
 
     async def embed(self, texts: Sequence[str]) -> tuple[Embeddings, float | None]:
         """Vectors of these texts in one call, and its cost. Raises CallFailed."""
         if self.judge.spec.embedding_model is None:
             raise CallFailed(Reason.JUDGE_ERROR, "the judge has no embedding model. Set EVALVAULT_EMBEDDING_MODEL or its file.")
-        reserved = self.spending.reserve(sum(len(text.encode("utf-8", "surrogatepass")) for text in texts), 0)
-        if reserved is None:
-            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
+        reserved = await self._reserved(texts, 0)
 
         async def send() -> Embeddings:
             return await self.judge.embed(texts)
@@ -225,7 +236,22 @@ class CallPool:
             found = await self._persistently(send, 0)
             return found, self.spending.add_embedding(found.tokens)
         finally:
-            self.spending.settle(reserved)
+            self._settle(reserved)
+
+    async def _reserved(self, texts: Iterable[str], replies: int) -> tuple[float, float]:
+        """Set aside what a call may cost; where calls in flight stand in the way, when they are settled."""
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        while (reserved := self.spending.reserve(size, replies)) is None:
+            if self.spending.spent:
+                raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
+            self._refuse_when_over()
+            await self._settled.wait()
+        return reserved
+
+    def _settle(self, reserved: tuple[float, float]) -> None:
+        self.spending.settle(reserved)
+        self._settled.set()
+        self._settled = asyncio.Event()
 
     async def _persistently(self, send: Callable[[], Awaitable[T]], priority: int) -> T:
         """Send a call until it is answered, with three attempts at connection errors and failing servers."""
@@ -234,6 +260,8 @@ class CallPool:
         except CallFailed as failed:
             self._stop_where_hopeless(failed)
             if not failed.retry:
+                if failed.reason is Reason.JUDGE_ERROR:
+                    self._last = failed
                 raise
             result = await self._again(send, failed)
         self._failures_in_a_row = 0

@@ -11,11 +11,12 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import orjson
 from filelock import FileLock, Timeout
@@ -23,14 +24,27 @@ from filelock import FileLock, Timeout
 KEPT_SECONDS = 14 * 24 * 3600
 
 
+@dataclass(slots=True)
+class Bill:
+    """Tokens and dollars of one or more calls; `cost_usd` is None where a price is not known."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = 0.0
+
+    def add(self, other: Bill) -> None:
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        known = self.cost_usd is not None and other.cost_usd is not None
+        self.cost_usd = (self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None
+
+
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """An answer as the journal keeps it: the texts of its replies, and what it cost."""
+    """An answer as the journal keeps it: its text, and what it cost."""
 
-    texts: Sequence[str]
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | None
+    text: str
+    bill: Bill
 
 
 class Journal:
@@ -40,7 +54,7 @@ class Journal:
         self._folder = folder
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._lock = FileLock(f"{self._path}.lock")
-        self._left: dict[str, tuple[str, Noted]] = {}
+        self._left: dict[str, Noted] = {}
         self._open: dict[str, list[str]] = {}  # case -> lines of it that no stored score has made needless
 
     def __enter__(self) -> Journal:
@@ -67,9 +81,9 @@ class Journal:
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
     @staticmethod
-    def key(judge: str, shape: str, prompt: str, occurrence: int) -> str:
-        """What an answer depends on: the judge, the shape asked for, the prompt, and how often it was asked before."""
-        digest = hashlib.blake2b(f"{judge}\0{shape}\0{occurrence}\0".encode(), digest_size=16)
+    def key(judge: str, shape: str, prompt: str) -> str:
+        """What an answer depends on: the judge, the shape asked for, the prompt."""
+        digest = hashlib.blake2b(f"{judge}\0{shape}\0".encode(), digest_size=16)
         text = prompt.encode("utf-8", "surrogatepass")
         for start in range(0, len(text), 2000):  # from 2,048 bytes on it would hand the interpreter to another thread
             digest.update(text[start : start + 2000])
@@ -77,26 +91,21 @@ class Journal:
 
     def find(self, key: str) -> Noted | None:
         """The answer that an ended process paid for."""
-        return self._left[key][1] if key in self._left else None
+        return self._left.get(key)
 
-    def note(self, key: str, *, case: str, answer: Noted) -> None:
-        """Keep an answer; it is on its way to the disk when this returns."""
-        fields = {
-            "key": key,
-            "case": case,
-            "texts": answer.texts,
-            "tokens": [answer.prompt_tokens, answer.completion_tokens],
-            "cost": answer.cost_usd,
-            "at": int(time.time()),
-        }
+    def note(self, case: str, texts: Mapping[str, str], bill: Bill) -> None:
+        """Keep the replies of one call by their keys; they are on their way to the disk when this returns."""
+        paid = [bill.prompt_tokens, bill.completion_tokens, bill.cost_usd]
+        fields = {"case": case, "at": int(time.time()), "texts": texts, "paid": paid}
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
         self._file.write(line)
         self._open.setdefault(case, []).append(line.decode())
 
     def settled(self, cases: Iterable[str]) -> None:
         """All scores of these cases are stored: their answers are not needed any more."""
-        for case in cases:
-            self._open.pop(case, None)
+        done = [case for case in cases if self._open.pop(case, None)]
+        if done:
+            self._file.write(orjson.dumps({"settled": done}, option=orjson.OPT_APPEND_NEWLINE))
 
     def _take_over(self, path: Path) -> None:
         lock = FileLock(f"{path}.lock")
@@ -107,22 +116,29 @@ class Journal:
         try:
             oldest = time.time() - KEPT_SECONDS
             with suppress(FileNotFoundError):
-                for line in path.read_bytes().splitlines(keepends=True):
-                    self._adopt(line, oldest)
+                lines = [(line, _fields(line)) for line in path.read_bytes().splitlines(keepends=True)]
+                settled = {case for _, fields in lines for case in fields.get("settled", ())}
+                for line, fields in lines:
+                    if fields.get("at", 0) >= oldest and fields["case"] not in settled:
+                        self._adopt(line, fields)
                 path.unlink(missing_ok=True)
         finally:
             lock.release()
             with suppress(OSError):
                 Path(lock.lock_file).unlink(missing_ok=True)
 
-    def _adopt(self, line: bytes, oldest: float) -> None:
-        try:
-            fields = orjson.loads(line)
-        except ValueError:
-            return  # the line in which its process died
-        if fields["at"] < oldest:
-            return
-        noted = Noted(fields["texts"], fields["tokens"][0], fields["tokens"][1], fields["cost"])
-        self._left[fields["key"]] = (fields["case"], noted)
+    def _adopt(self, line: bytes, fields: Mapping[str, Any]) -> None:
+        bill = Bill(*fields["paid"])
+        for key, text in fields["texts"].items():
+            self._left[key] = Noted(text, bill)
+            bill = Bill()  # the first reply of a call carries its cost
         self._file.write(line)
         self._open.setdefault(fields["case"], []).append(line.decode())
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    """The content of a line; nothing for the one in which its process died."""
+    try:
+        return dict(orjson.loads(line))
+    except ValueError:
+        return {}

@@ -251,8 +251,9 @@ class _Run:
                 new.append(case)
             elif not case.missing and not shared:
                 case.is_done = True
-                self._cases_done += 1
-        self.open_cases += len(new)
+        with self._changed:
+            self.open_cases += len(new)
+            self._cases_done += sum(case.is_done for _, case, shared in opened.entries if not shared)
         if new:
             self._hand_over(new)
         return opened

@@ -61,7 +61,7 @@ class AdaptiveLimiter:
             self.limit = max(self.limit / 2, 1.0)
         if self._pressure >= HEAVY and retry_after:
             self._paused_until = max(self._paused_until, now + retry_after)
-            asyncio.get_running_loop().call_later(retry_after, self._serve)
+            asyncio.get_running_loop().call_later(retry_after + 0.01, self._serve)  # a timer may be a little early
 
     def _serve(self) -> None:
         while self._waiting and self.in_flight < int(self.limit) and self._clock() >= self._paused_until:

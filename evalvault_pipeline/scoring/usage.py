@@ -98,24 +98,27 @@ class Spending:
         return self.prompt_tokens + self.completion_tokens + self.embedding_tokens
 
     def reserve(self, prompt_bytes: int, replies: int = 1) -> tuple[float, float] | None:
-        """Tokens and dollars that a call may take, set aside until `settle`; None where they would break the budget.
+        """Tokens and dollars that a call may take, set aside until `settle`; None where they might break the budget.
 
-        Three bytes a token is more tokens than a text has; an answer is taken to be as long as the longest so far.
+        Three bytes a token is more tokens than a text has; an answer is taken to be as long as the longest so far. Where only
+        what is set aside stands in the way, it may fit when other calls are settled; else the budget is `spent`, for good.
         """
+        if self.spent:
+            return None
         if self.budget == UNLIMITED:
             return 0.0, 0.0
         prompt, answer = prompt_bytes / 3, replies * self._longest_answer
         price = self.chat_price
         tokens, dollars = prompt + answer, prompt * price.input + answer * price.output if price else 0.0
-        if (
-            self.tokens + self._reserved_tokens + tokens > self.budget.tokens
-            or self.dollars + self._reserved_dollars + dollars > self.budget.dollars
-        ):
-            self.spent = True
+        if self._breaks(tokens + self._reserved_tokens, dollars + self._reserved_dollars):
+            self.spent = self._breaks(tokens, dollars)
             return None
         self._reserved_tokens += tokens
         self._reserved_dollars += dollars
         return tokens, dollars
+
+    def _breaks(self, tokens: float, dollars: float) -> bool:
+        return self.tokens + tokens > self.budget.tokens or self.dollars + dollars > self.budget.dollars
 
     def settle(self, reserved: tuple[float, float]) -> None:
         """The call is over: what it really took was told by `add_call` or `add_embedding`."""
