@@ -14,6 +14,7 @@ from evalvault_pipeline import errors
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.partitions import register_snapshot
 from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
+from evalvault_pipeline.scoring.store import is_running
 
 PROCESS_TAG = "evalvault/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -67,7 +68,7 @@ def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:
     """Report runs of this job as failed whose process, on this machine, was killed; they would stay STARTED for ever."""
     for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.STARTED])):
         host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if host == platform.node() and pid.isdigit() and not _is_alive(int(pid)):
+        if host == platform.node() and pid.isdigit() and not is_running(int(pid)):
             instance.report_run_failed(run, f"Its process {pid} is gone; what it had scored is kept.")
 
 
@@ -94,16 +95,6 @@ def _reported(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> bool:
 
 def _process() -> str:
     return f"{platform.node()}:{os.getpid()}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec) -> tuple[str, int]:

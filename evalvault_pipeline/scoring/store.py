@@ -242,12 +242,13 @@ def new_owner() -> str:
 
 def _has_ended(owner: str, renewed_at: float, now: float) -> bool:
     host, pid, _ = owner.rsplit(":", 2)
-    if host == socket.gethostname()[:100] and not _runs(int(pid)):
+    if host == socket.gethostname()[:100] and not is_running(int(pid)):
         return True
     return now - renewed_at > CLAIM_SECONDS
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
