@@ -112,25 +112,29 @@ def evidence_lines(evidence: Mapping[str, Any]) -> list[str]:
     """All of a score's evidence, a line for each statement, question, claim or figure."""
     lines: list[str] = []
     for name, value in evidence.items():
-        items = value if isinstance(value, list) else [value]
-        if not any(isinstance(item, dict) for item in items):
-            lines.append(f"{name.replace('_', ' ')}: {', '.join(map(str, items))}")
-            continue
-        if isinstance(value, list):
-            lines.append(f"{name.replace('_', ' ')}:")
-        for item in items:
-            mark = {1: "yes", 0: "NO "}.get(item.get("verdict", item.get("answered")), "   ")
-            text = item.get("statement") or item.get("question") or (f"context {item['context']}" if "context" in item else "")
-            rest = {
-                key: item[key]
-                for key in item
-                if key not in {"verdict", "answered", "statement", "question", "reason", "context"}
-            }
-            more = "; ".join(f"{key.replace('_', ' ')}: {part}" for key, part in rest.items())
-            lines.append(f"  {mark} {text}{f' ({more})' if more else ''}".rstrip())
-            if item.get("reason"):
-                lines.append(f"        {item['reason']}")
+        label = name.replace("_", " ")
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            lines.append(f"{label}:")
+            for item in value:
+                lines += _judged_lines(item)
+        elif isinstance(value, dict):
+            lines.append(f"{label}:")
+            lines += [f"  {line}" for line in evidence_lines(value)]
+        elif isinstance(value, list) and sum(map(len, map(str, value))) > 80:
+            lines += [f"{label}:", *(f"  {item}" for item in value)]
+        else:
+            lines.append(f"{label}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     return lines
+
+
+def _judged_lines(item: Mapping[str, Any]) -> list[str]:
+    """A statement, question or context with its verdict; below it the reason."""
+    mark = {1: "yes", 0: "NO "}.get(item.get("verdict", item.get("answered")), "   ")
+    text = item.get("statement") or item.get("question") or (f"context {item['context']}" if "context" in item else "")
+    known = {"verdict", "answered", "statement", "question", "reason", "context"}
+    rest = "; ".join(line for line in evidence_lines({key: item[key] for key in item if key not in known}))
+    lines = [f"  {mark} {text}{f' ({rest})' if rest else ''}".rstrip()]
+    return [*lines, f"      {item['reason']}"] if item.get("reason") else lines
 
 
 def why(evidence: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Message = tuple[Literal["user", "assistant"], str]
 DEFAULT_CONCURRENCY = {"openai": 64, "ollama": 4, "gguf": 2}
+# These think before they answer: only the default temperature, and the answer's limit counts the thoughts.
+REASONING = re.compile(r"(o[1-9]([-_].*)?|gpt-([5-9]|1\d)([-_.].*)?|codex-mini)$", re.IGNORECASE)
 # What ragas 0.4.3 sends by default (llms/base.py, InstructorModelArgs); its scores are made with these.
 TEMPERATURE, TOP_P = 0.01, 0.1
 
@@ -49,6 +52,12 @@ class JudgeSpec:
     @property
     def name(self) -> str:
         return f"{self.provider}/{self.model}"
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """Temperature and top_p as they are sent; a model that thinks takes neither."""
+        thinks = self.provider == "openai" and REASONING.fullmatch(self.model.rsplit("/", 1)[-1])
+        return {} if thinks else {"temperature": TEMPERATURE, "top_p": TOP_P}
 
     def scrubbed(self, text: str) -> str:
         """Text of the server without the key, which some servers repeat."""
@@ -78,8 +87,7 @@ class JudgeIdentity:
             parts |= {
                 "model": spec.model,
                 "weights": self.weights,
-                "temperature": TEMPERATURE,
-                "top_p": TOP_P,
+                **spec.sampling,
                 "max_tokens": spec.max_tokens,
             }
             if spec.provider != "openai":
@@ -99,8 +107,7 @@ class JudgeIdentity:
             "weights": self.weights,
             "embedding_model": spec.embedding_model or "",
             "embedding_weights": self.embedding_weights,
-            "temperature": TEMPERATURE,
-            "top_p": TOP_P,
+            **spec.sampling,
             "max_tokens": spec.max_tokens,
             "num_ctx": None if spec.provider == "openai" else spec.num_ctx,
             "fingerprint": self.fingerprint(chat=True, embeddings=True),

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from evalvault_pipeline.scoring.judges import (
-    TEMPERATURE,
-    TOP_P,
     Answer,
     CallFailed,
     Embeddings,
@@ -31,8 +29,6 @@ from evalvault_pipeline.scoring.transport import Transport, failure, no_json
 if TYPE_CHECKING:
     import openai
 
-# These think before they answer: only the default temperature, and the answer's limit counts the thoughts.
-REASONING = re.compile(r"(o[1-9]([-_].*)?|gpt-([5-9]|1\d)([-_.].*)?|codex-mini)$", re.IGNORECASE)
 TOO_LONG = re.compile(r"context[_ ](length|size|window)|maximum context|too many tokens", re.IGNORECASE)
 NO_SCHEMA = re.compile(r"response_format|json_schema|json schema", re.IGNORECASE)
 
@@ -46,9 +42,8 @@ class OpenAIJudge(Judge):
         super().__init__(spec)
         key = spec.api_key.get_secret_value() if spec.api_key else ""
         self._transport = Transport(spec, {"authorization": f"Bearer {key}"} if key else {})
-        reasoning = REASONING.fullmatch(spec.model.rsplit("/", 1)[-1]) is not None
-        self._limit_name = "max_completion_tokens" if reasoning else "max_tokens"
-        self._sampling = {} if reasoning else {"temperature": TEMPERATURE, "top_p": TOP_P}
+        self._limit_name = "max_tokens" if spec.sampling else "max_completion_tokens"
+        self._sampling = spec.sampling
         self._format = "json_schema"
         self._vectors_as = "base64"
         self._adapted = 0  # how often the request's form was changed

@@ -341,7 +341,11 @@ def _in_language(prompt: Any, text: Mapping[str, Any], extra: str) -> Any:
 
 
 class _Headed:
-    """A prompt whose constant head (instruction, schema, examples) is built once; ragas builds it for every call."""
+    """A prompt whose constant head (instruction, schema, examples) is built once; ragas builds it for every call.
+
+    Some of ragas's prompts write their input in another way (noise_sensitivity's escape what is not ASCII): they have no head
+    and are built by ragas every time.
+    """
 
     def __init__(self, prompt: Any) -> None:
         self._prompt = prompt
@@ -350,13 +354,22 @@ class _Headed:
         self.output_model = prompt.output_model
 
     def to_string(self, data: BaseModel) -> str:
-        tail = data.model_dump_json(indent=4, exclude_none=True) + "\nOutput: "
-        if self._head is not None:
-            return self._head + tail
-        whole = str(self._prompt.to_string(data))
-        if whole.endswith(tail):
-            self._head = whole.removesuffix(tail)
-        return whole
+        if self._head is None:
+            self._head = self._found_head(data)
+        return self._head + _tail(data) if self._head else str(self._prompt.to_string(data))
+
+    def _found_head(self, data: BaseModel) -> str:
+        """The head, where this input and a strange one are written as ours are; else empty."""
+        strange = data.model_copy(
+            update={name: ["\x7f가"] if isinstance(value, list) else "\x7f가" for name, value in data if value is not None}
+        )
+        whole, other = str(self._prompt.to_string(data)), str(self._prompt.to_string(strange))
+        alike = whole.endswith(_tail(data)) and other.endswith(_tail(strange))
+        return whole.removesuffix(_tail(data)) if alike else ""
+
+
+def _tail(data: BaseModel) -> str:
+    return data.model_dump_json(indent=4, exclude_none=True) + "\nOutput: "
 
 
 @lru_cache(maxsize=1)
