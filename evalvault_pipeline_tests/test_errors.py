@@ -14,8 +14,11 @@ from evalvault_pipeline.errors import (
     MalformedCases,
     MissingSetting,
     PipelineError,
+    JudgeMisconfigured,
+    JudgeUnavailable,
     ScoreStoreUnavailable,
     ServiceUnavailable,
+    UnknownCase,
     UnknownDataset,
     UnknownMetric,
     UnknownSnapshot,
@@ -27,7 +30,7 @@ PROBLEM = RowProblem(path="x.csv", line=2, field="answer", found="is empty", rem
 def test_every_error_is_a_pipeline_error_and_only_a_dead_service_exits_with_3():
     raised = [cls for _name, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, Exception)]
     assert all(issubclass(cls, PipelineError) for cls in raised)
-    assert {cls for cls in raised if cls.exit_code == 3} == {ServiceUnavailable, ScoreStoreUnavailable}
+    assert {cls for cls in raised if cls.exit_code == 3} == {ServiceUnavailable, ScoreStoreUnavailable, JudgeUnavailable}
     assert {cls.exit_code for cls in raised} == {2, 3}
 
 
@@ -60,6 +63,9 @@ def test_one_bad_row_is_a_row_and_more_are_rows():
         UnknownSnapshot("x", "y", known=["z"]),
         MalformedCases("x.csv", [PROBLEM]),
         ScoreStoreUnavailable("away"),
+        JudgeUnavailable("away"),
+        JudgeMisconfigured("refused"),
+        UnknownCase("x", known=["y"], where="results.json"),
     ],
     ids=lambda error: type(error).__name__,
 )

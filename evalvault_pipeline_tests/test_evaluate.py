@@ -16,6 +16,7 @@ from evalvault_pipeline.cases.model import EvalCase, Snapshot
 from evalvault_pipeline.errors import InvalidSetting, MalformedCases, UnknownMetric, UnreadableFile
 from evalvault_pipeline.evaluate import Spool, evaluate_file, plan_scoring, worker_count
 from evalvault_pipeline.scoring.engine import PARALLEL_FROM
+from evalvault_pipeline.scoring.judging import Progress
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 from evalvault_pipeline.settings import Settings, load_settings
@@ -75,10 +76,10 @@ def test_fresh_metrics_are_computed_again(file: Path, settings: Settings):
 
 
 def test_progress_is_told_after_each_batch(file: Path, settings: Settings):
-    told: list[tuple[int, int]] = []
+    told: list[tuple[Progress, int]] = []
     with evaluate_file(file, settings=settings, metrics=["chrf"], batch_size=5, progress=lambda *at: told.append(at)) as report:
         assert list(report.info.batches) == [f"2026w47/000{number}" for number in (1, 2, 3)]
-    assert told == [(5, 12), (10, 12), (12, 12)]
+    assert told == [(Progress(cases=done), 12) for done in (5, 10, 12)]
 
 
 def test_the_metrics_are_the_catalogs_where_none_is_named(file: Path, settings: Settings):

@@ -26,8 +26,9 @@ from evalvault_pipeline.publishing.tables import (
     write_report,
     write_scores,
 )
-from evalvault_pipeline.scoring.engine import ScoringPlan, score_batches
+from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.model import BatchScores
+from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.settings import Settings
 
 

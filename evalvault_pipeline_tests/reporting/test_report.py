@@ -127,7 +127,7 @@ def test_a_shortfall_counts_what_is_below_only():
     assert shortfall(result("c", [1.0, None]).scores) == 0.0
 
 
-def test_scores_from_the_store_are_told_from_computed_ones_and_tokens_are_summed():
+def test_scores_from_the_store_are_told_from_computed_ones_and_so_are_their_tokens():
     rows = [
         result("a", [1.0, 1.0], reused=True, prompt_tokens=10, completion_tokens=1),
         result("b", [1.0, 1.0], prompt_tokens=5),
@@ -135,7 +135,8 @@ def test_scores_from_the_store_are_told_from_computed_ones_and_tokens_are_summed
     ]
     run = summarize(rows, info=info())
     assert (run.reused, run.computed) == (2, 3)
-    assert (run.prompt_tokens, run.completion_tokens) == (30, 2)
+    assert (run.spent.prompt_tokens, run.spent.completion_tokens, run.spent.tokens) == (10, 0, 10)
+    assert (run.saved.prompt_tokens, run.saved.completion_tokens, run.saved.tokens) == (20, 2, 22)
 
 
 def test_the_digest_of_a_run_depends_on_contents_ids_and_order():

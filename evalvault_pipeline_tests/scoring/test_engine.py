@@ -17,11 +17,13 @@ from evalvault_pipeline.cases.batches import batch_count, split_into_batches
 from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
 from evalvault_pipeline.errors import ScoreStoreUnavailable, ServiceUnavailable
 from evalvault_pipeline.scoring import engine
-from evalvault_pipeline.scoring.engine import ScoringPlan, score_batches
+from evalvault_pipeline.scoring import plan as planning
+from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.korean import NgramTokenizer, Tokenizer
 from evalvault_pipeline.scoring.lexical_metrics import Outcome
 from evalvault_pipeline.scoring.metrics import METRICS, Metric
 from evalvault_pipeline.scoring.model import BatchScores, Measured, MetricScore, Reason, Unmeasured
+from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.scoring.store import ScoreStore
 
 NO_JUDGE = "no judge in profile offline: choose one with EVALVAULT_PROFILE=dev"
@@ -52,7 +54,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def put(score: Callable[[EvalCase, Tokenizer], Outcome], name: str = "counted", **changes: Any) -> Any:
         metric = Metric(**{"name": name, "needs": (), "threshold": 0.5, "summary": "A test's.", "score": score, **changes})
-        monkeypatch.setattr(engine, "METRICS", {**engine.METRICS, name: metric})
+        monkeypatch.setattr(planning, "METRICS", {**planning.METRICS, name: metric})
         return score
 
     return put
@@ -165,7 +167,8 @@ def test_another_tokenizer_computes_what_uses_one_and_nothing_else(
     counted = registered(Counted())
     tokenized = registered(Counted(), name="tokenized", tokenized=True)
     run(cases_of(3), plan("counted", "tokenized"), url)
-    monkeypatch.setattr(engine, "choose_tokenizer", lambda choice: Other())
+    for module in (engine, planning):
+        monkeypatch.setattr(module, "choose_tokenizer", lambda choice: Other())
     scores = run(cases_of(3), plan("counted", "tokenized"), url)
     assert (len(counted.scored), len(tokenized.scored)) == (3, 6)
     assert {score.metric_version for score in scores} == {"1", "1+other-1"}
@@ -260,7 +263,7 @@ def test_a_metric_that_gives_no_number_in_0_to_1_is_unmeasured_and_leaves_the_ot
 ):
     registered(Counted(at=2, does=lambda: Measured(value=value)))
     scores = run(cases_of(3), plan("counted"), url)
-    assert [score.unmeasured for score in scores] == [None, "out_of_range", None]
+    assert [score.unmeasured for score in scores] == [None, "metric_error", None]
     assert scores[1].value is None and scores[1].detail == f"counted gave {value}, which is not in [0, 1]"
 
 
@@ -322,7 +325,7 @@ def test_a_killed_process_is_an_error_with_the_way_out_and_what_was_scored_is_ke
     ):
         list(scored)
     with ScoreStore(url) as store:
-        kept = store.find([case.digest for case in cases], metrics={"chrf": METRICS["chrf"].version})
+        kept = store.find([case.digest for case in cases], metrics={"chrf": (METRICS["chrf"].version, "")})
     assert {(result.case.digest, "chrf") for result in first.results} <= set(kept)
     rest = run(cases, plan("chrf"), url)
     assert [score.reused for score in rest].count(True) == len(kept) < len(rest) == 400
@@ -353,7 +356,7 @@ def test_a_metric_that_raises_leaves_its_case_unmeasured_and_the_others_scored(
             raise RuntimeError("too strange a text")
         return Measured(value=1.0)
 
-    monkeypatch.setitem(engine.METRICS, "chrf", replace(engine.METRICS["chrf"], score=picky))
+    monkeypatch.setitem(planning.METRICS, "chrf", replace(METRICS["chrf"], score=picky))
     cases = tuple(EvalCase(case_id=f"c{n}", question="q", answer=f"a{n}", ground_truth="g") for n in (1, 2, 3))
     plan = ScoringPlan(thresholds={"chrf": 0.5}, tokenizer="ngram", no_judge="none")
     with ScoreStore(f"sqlite:///{tmp_path / 'scores.sqlite'}") as store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 
@@ -11,6 +12,7 @@ from evalvault_pipeline.errors import InvalidSetting, UnknownMetric
 from evalvault_pipeline.scoring.korean import NgramTokenizer, choose_tokenizer
 from evalvault_pipeline.scoring.metrics import METRICS, Metric, metrics_by_name, thresholds_for
 from evalvault_pipeline.scoring.model import Measured, Reason
+from evalvault_pipeline.scoring.prompts import prompt_version
 
 LLM = [metric for metric in METRICS.values() if metric.kind == "llm"]
 NEEDY = [(metric, field) for metric in METRICS.values() for field in ("contexts", "ground_truth") if field in metric.needs]
@@ -24,16 +26,37 @@ def test_every_metric_has_a_threshold_it_can_meet_a_sentence_and_a_version():
         assert metric.version
 
 
-def test_the_six_metrics_of_the_judge_are_ragass_and_have_no_stand_in():
+def test_the_metrics_of_the_judge_are_ragass_and_have_no_stand_in():
+    """Their version is that of the installed ragas, and of our prompts where a model is asked in Korean."""
     assert {metric.name for metric in LLM} == {
         "faithfulness",
         "answer_relevancy",
         "context_precision",
+        "context_precision_without_reference",
         "context_recall",
         "factual_correctness",
         "semantic_similarity",
+        "answer_accuracy",
+        "context_relevance",
+        "response_groundedness",
+        "noise_sensitivity",
+        "summary_score",
+        "rubric",
     }
-    assert all(metric.score is None and metric.version == "ragas-0.4.3" for metric in LLM)
+    assert all(metric.score is None and (metric.chat or metric.embeddings) for metric in LLM)
+    ragas = f"ragas-{version('ragas')}"
+    assert {metric.versioned(NgramTokenizer(), language="en") for metric in LLM} == {ragas}
+    korean = {metric.name: metric.versioned(NgramTokenizer(), language="ko") for metric in LLM}
+    assert {name for name, found in korean.items() if found == ragas} == {"semantic_similarity"}
+    assert set(korean.values()) == {ragas, f"{ragas}+{prompt_version('ko')}"}
+
+
+def test_another_rubric_is_another_version_of_the_metric_that_rates_by_it():
+    one, other = ({f"score{level}_description": text for level in range(1, 6)} for text in ("a", "b"))
+    rated = METRICS["rubric"]
+    versions = {rated.versioned(NgramTokenizer(), rubric=rubric) for rubric in (one, other, dict(reversed(one.items())))}
+    assert len(versions) == 2
+    assert len({METRICS["faithfulness"].versioned(NgramTokenizer(), rubric=rubric) for rubric in (one, other)}) == 1
 
 
 @pytest.mark.parametrize("metric", LLM, ids=lambda metric: metric.name)

@@ -10,7 +10,7 @@ import pytest
 from evalvault_pipeline.errors import InvalidSetting, ScoreStoreUnavailable
 from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore
 
-VERSIONS = {"chrf": "1", "token_f1": "1+ngram-1"}
+VERSIONS = {"chrf": ("1", ""), "token_f1": ("1+ngram-1", "")}
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_a_score_is_found_only_under_its_version_judge_and_repeat(url: str):
     kept = key(version="ragas-0.4.3", judge="ollama/a", repeat=1)
     with ScoreStore(url) as store:
         store.save([(kept, StoredScore(value=0.5))])
-        asked = {"chrf": "ragas-0.4.3"}
-        assert store.find(["d1"], metrics=asked, judge="ollama/a", repeat=1)
-        assert not store.find(["d1"], metrics={"chrf": "ragas-0.4.4"}, judge="ollama/a", repeat=1)
-        assert not store.find(["d1"], metrics={"token_f1": "ragas-0.4.3"}, judge="ollama/a", repeat=1)
-        assert not store.find(["d1"], metrics=asked, judge="ollama/b", repeat=1)
-        assert not store.find(["d1"], metrics=asked, repeat=1)
-        assert not store.find(["d1"], metrics=asked, judge="ollama/a")
-        assert not store.find(["d2"], metrics=asked, judge="ollama/a", repeat=1)
+        asked = {"chrf": ("ragas-0.4.3", "ollama/a")}
+        assert store.find(["d1"], metrics=asked, repeat=1)
+        assert not store.find(["d1"], metrics={"chrf": ("ragas-0.4.4", "ollama/a")}, repeat=1)
+        assert not store.find(["d1"], metrics={"token_f1": ("ragas-0.4.3", "ollama/a")}, repeat=1)
+        assert not store.find(["d1"], metrics={"chrf": ("ragas-0.4.3", "ollama/b")}, repeat=1)
+        assert not store.find(["d1"], metrics={"chrf": ("ragas-0.4.3", "")}, repeat=1)
+        assert not store.find(["d1"], metrics=asked)
+        assert not store.find(["d2"], metrics=asked, repeat=1)
 
 
 def test_each_metric_is_looked_up_under_its_own_version(url: str):
