@@ -29,6 +29,8 @@ from evalvault_pipeline.scoring.transport import Transport, failure, no_json
 if TYPE_CHECKING:
     import openai
 
+# The answer's limit counts the thoughts of a model that thinks first; it is a ceiling, and costs nothing by itself.
+ROOM_TO_THINK = 4
 TOO_LONG = re.compile(r"context[_ ](length|size|window)|maximum context|too many tokens", re.IGNORECASE)
 NO_SCHEMA = re.compile(r"response_format|json_schema|json schema", re.IGNORECASE)
 
@@ -43,6 +45,7 @@ class OpenAIJudge(Judge):
         key = spec.api_key.get_secret_value() if spec.api_key else ""
         self._transport = Transport(spec, {"authorization": f"Bearer {key}"} if key else {})
         self._limit_name = "max_tokens" if spec.sampling else "max_completion_tokens"
+        self._room = 1 if spec.sampling else ROOM_TO_THINK
         self._sampling = spec.sampling
         self._format = "json_schema"
         self._vectors_as = "base64"
@@ -89,7 +92,7 @@ class OpenAIJudge(Judge):
         key = (shape.name, n, max_tokens, self._adapted)
         head = self._heads.get(key)
         if head is None:
-            fields: dict[str, Any] = {"model": self.spec.model, **self._sampling, self._limit_name: max_tokens}
+            fields: dict[str, Any] = {"model": self.spec.model, **self._sampling, self._limit_name: max_tokens * self._room}
             if n > 1:
                 fields["n"] = n
             if self._format == "json_schema":
