@@ -478,6 +478,7 @@ def shape_of(model: type[BaseModel]) -> Shape:
     return Shape(name=model.__name__, schema=schema, schema_json=orjson.dumps(schema), parse=parse)
 
 
+
 def _json_of(text: str) -> str:
     """The JSON object of a text, which a server without schemas may wrap in a fence or a sentence."""
     stripped = text.strip()
