@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,6 +109,9 @@ def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.verbosity = -1
+    # Its threads wait for each other by spinning: with one for every core, any other work on the machine slows each token.
+    threads = max((os.cpu_count() or 2) - 1, 1)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     try:
         return xllamacpp.Server(params)
     except (RuntimeError, OSError) as error:
