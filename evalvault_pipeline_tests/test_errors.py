@@ -11,11 +11,11 @@ import pytest
 from evalvault_pipeline import errors
 from evalvault_pipeline.cases.model import RowProblem
 from evalvault_pipeline.errors import (
+    JudgeMisconfigured,
+    JudgeUnavailable,
     MalformedCases,
     MissingSetting,
     PipelineError,
-    JudgeMisconfigured,
-    JudgeUnavailable,
     ScoreStoreUnavailable,
     ServiceUnavailable,
     UnknownCase,
