@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
+from evalvault_pipeline.scoring.judges import judge_spec
 from evalvault_pipeline.settings import PROFILES, ProfileName, load_settings, variables
 
 KEY = "sk-very-secret"
@@ -35,6 +36,47 @@ def test_every_profile_name_has_a_profile_of_that_name():
 )
 def test_a_profile_names_its_judge(tmp_path: Path, name: str, judge: str):
     assert load_settings(tmp_path, EVALVAULT_PROFILE=name, OPENAI_API_KEY=KEY).profile.judge == judge
+
+
+def test_a_model_may_take_the_place_of_the_profiles(tmp_path: Path):
+    chosen = {"EVALVAULT_JUDGE_MODEL": "qwen3:8b", "EVALVAULT_EMBEDDING_MODEL": "bge-m3"}
+    profile = load_settings(tmp_path, EVALVAULT_PROFILE="prod", **chosen).profile
+    assert (profile.judge, profile.model, profile.embedding_model) == ("ollama/qwen3:8b", "qwen3:8b", "bge-m3")
+    profile = load_settings(tmp_path, EVALVAULT_PROFILE="dev", EVALVAULT_JUDGE_MODEL="qwen3:8b").profile
+    assert (profile.model, profile.embedding_model) == ("qwen3:8b", PROFILES["dev"].embedding_model)
+
+
+def test_a_model_makes_no_judge_of_a_profile_without_one(tmp_path: Path):
+    profile = load_settings(tmp_path, EVALVAULT_JUDGE_MODEL="qwen3:8b", EVALVAULT_EMBEDDING_MODEL="bge-m3").profile
+    assert profile == PROFILES["offline"]
+
+
+def test_the_judge_of_a_gguf_file_has_the_name_of_its_file_unless_another_is_given(tmp_path: Path):
+    files = {"EVALVAULT_GGUF": "/models/Qwen3-8B-Q4_K_M.gguf", "EVALVAULT_EMBEDDING_GGUF": "/models/bge-m3.gguf"}
+    profile = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", **files).profile
+    assert (profile.judge, profile.embedding_model) == ("gguf/Qwen3-8B-Q4_K_M", "bge-m3")
+    named = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_JUDGE_MODEL="qwen", **files).profile
+    assert (named.model, named.embedding_model) == ("qwen", "bge-m3")
+    alone = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_GGUF="/models/x.gguf").profile
+    assert (alone.model, alone.embedding_model) == ("x", None)
+
+
+def test_a_profile_of_a_gguf_file_needs_the_file(tmp_path: Path):
+    with pytest.raises(MissingSetting) as refusal:
+        load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
+    assert str(refusal.value).startswith("`EVALVAULT_GGUF` is not set, and profile `gguf` needs it. ")
+
+
+@pytest.mark.parametrize("variable", ["EVALVAULT_GGUF", "EVALVAULT_EMBEDDING_GGUF"])
+def test_a_model_file_that_is_not_there_is_named_with_its_variable(tmp_path: Path, variable: str):
+    """When a judge is asked for, and not when settings are read: other commands do without."""
+    (tmp_path / "model.gguf").touch()
+    files = {name: str(tmp_path / "model.gguf") for name in ("EVALVAULT_GGUF", "EVALVAULT_EMBEDDING_GGUF")}
+    gone = tmp_path / "gone.gguf"
+    settings = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", **{**files, variable: str(gone)})
+    with pytest.raises(InvalidSetting) as refusal:
+        judge_spec(settings)
+    assert str(refusal.value) == f"{variable} names {gone}, and there is no such file. Name a GGUF model file."
 
 
 def test_offline_says_how_to_get_a_judge():
@@ -153,6 +195,14 @@ def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
         "EVALVAULT_WORKERS",
         "EVALVAULT_TIMEZONE",
         "EVALVAULT_EXECUTOR",
+        "OLLAMA_TIMEOUT",
+        "OPENAI_TIMEOUT",
+        "OLLAMA_NUM_CTX",
+        "EVALVAULT_MAX_CONCURRENCY",
+        "EVALVAULT_JUDGE_MAX_TOKENS",
+        "EVALVAULT_JUDGE_REPEATS",
+        "EVALVAULT_RUN_DEADLINE",
+        "EVALVAULT_BUDGET",
     ],
 )
 def test_a_value_that_cannot_be_used_names_the_variable_and_is_never_shown(
@@ -177,10 +227,73 @@ def test_a_value_that_cannot_be_used_names_the_variable_and_is_never_shown(
         ("EVALVAULT_WORKERS", "0"),
         ("EVALVAULT_WORKERS", "257"),
         ("EVALVAULT_WORKERS", "1.5"),
+        ("OLLAMA_TIMEOUT", "0"),
+        ("OPENAI_TIMEOUT", "-1"),
+        ("OLLAMA_NUM_CTX", "511"),
+        ("EVALVAULT_MAX_CONCURRENCY", "0"),
+        ("EVALVAULT_MAX_CONCURRENCY", "2049"),
+        ("EVALVAULT_JUDGE_MAX_TOKENS", "63"),
+        ("EVALVAULT_JUDGE_REPEATS", "0"),
+        ("EVALVAULT_JUDGE_REPEATS", "21"),
+        ("EVALVAULT_RUN_DEADLINE", "0"),
+        ("EVALVAULT_RUN_DEADLINE", "nan"),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(tmp_path: Path, name: str, value: str):
     assert refusal_of(tmp_path, **{name: value}).startswith(f"The value of `{name}` cannot be used: Input should be ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("OLLAMA_TIMEOUT", "45.5", "ollama_timeout_seconds"),
+        ("OPENAI_TIMEOUT", "45.5", "openai_timeout_seconds"),
+        ("OLLAMA_NUM_CTX", "512", "ollama_num_ctx"),
+        ("OLLAMA_KEEP_ALIVE", "-1", "ollama_keep_alive"),
+        ("EVALVAULT_JUDGE_MODEL", "qwen3:8b", "judge_model"),
+        ("EVALVAULT_EMBEDDING_MODEL", "bge-m3", "embedding_model"),
+        ("EVALVAULT_MAX_CONCURRENCY", "2048", "max_concurrency"),
+        ("EVALVAULT_JUDGE_MAX_TOKENS", "64", "judge_max_tokens"),
+        ("EVALVAULT_JUDGE_REPEATS", "20", "judge_repeats"),
+        ("EVALVAULT_RUN_DEADLINE", "0.5", "run_deadline_seconds"),
+        ("EVALVAULT_BUDGET", "5USD", "budget"),
+    ],
+)
+def test_a_variable_of_the_judge_is_read_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: str
+):
+    assert str(getattr(load_settings(tmp_path), read) or "") != value
+    monkeypatch.setenv(name, value)
+    assert str(getattr(load_settings(tmp_path), read)) == value
+
+
+def test_the_judge_is_asked_as_the_settings_say(tmp_path: Path):
+    """A timeout, a concurrency and a context length of the provider, and the key of an OpenAI judge alone."""
+    given = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://gpu:8000/v1/", "OPENAI_TIMEOUT": "30", "OLLAMA_TIMEOUT": "60"}
+    openai = judge_spec(load_settings(tmp_path, EVALVAULT_PROFILE="openai", **given))
+    ollama = judge_spec(load_settings(tmp_path, EVALVAULT_PROFILE="dev", OLLAMA_NUM_CTX="2048", **given))
+    assert openai is not None and ollama is not None
+    assert (openai.base_url, openai.timeout_seconds, openai.max_concurrency) == ("http://gpu:8000/v1", 30.0, 64)
+    assert (ollama.base_url, ollama.timeout_seconds, ollama.max_concurrency) == ("http://localhost:11434", 60.0, 4)
+    assert (ollama.num_ctx, ollama.api_key, openai.api_key is not None) == (2048, None, True)
+    assert KEY not in repr(openai)
+    assert judge_spec(load_settings(tmp_path, **given)) is None
+    few = judge_spec(load_settings(tmp_path, EVALVAULT_PROFILE="openai", EVALVAULT_MAX_CONCURRENCY="3", **given))
+    assert few is not None and few.max_concurrency == 3
+
+
+@pytest.mark.parametrize("budget", ["5USD", "0.5usd", "5 USD", " 500ktok ", "2Mtok", "2mtok", "100tok", "1.5ktok"])
+def test_a_budget_is_an_amount_and_a_unit(tmp_path: Path, budget: str):
+    assert load_settings(tmp_path, EVALVAULT_BUDGET=budget).budget == budget.strip()
+
+
+@pytest.mark.parametrize(
+    "budget", ["5", "USD", "5 EUR", "$5", "-5USD", "5,5USD", "5USD 2Mtok", "2M", "1e6tok", "nan USD", ".5USD"]
+)
+def test_a_budget_in_any_other_form_is_refused_with_one_that_is_right(tmp_path: Path, budget: str):
+    message = refusal_of(tmp_path, EVALVAULT_BUDGET=budget)
+    assert message.startswith("The value of `EVALVAULT_BUDGET` cannot be used: ")
+    assert "5USD or 2Mtok" in message and "See docs/configuration.md." in message
 
 
 @pytest.mark.parametrize("zone", ["Korea/Seoul", "Asia", "../etc/passwd", "Asia/" + "x" * 300, "KST+9 "])

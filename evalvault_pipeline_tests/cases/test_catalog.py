@@ -109,6 +109,62 @@ def test_a_threshold_in_a_table_of_its_own_is_refused_in_its_line(tmp_path: Path
     assert refusal_of(tmp_path, text).startswith(":19: datasets.small: thresholds.chrf: ")
 
 
+RUBRIC = "\n".join(
+    f'score{level}_description = "{text}"' for level, text in enumerate(("wrong", "poor", "half", "good", "best"), 1)
+)
+RATED = f"{GOOD}\n[datasets.small.rubric]\n{RUBRIC}\n"
+
+
+def test_a_rubric_has_its_five_levels_in_their_order(tmp_path: Path):
+    shuffled = "\n".join(reversed(RUBRIC.splitlines()))
+    spec = catalog_of(tmp_path, f"{GOOD}\n[datasets.small.rubric]\n{shuffled}\n").dataset("small")
+    assert list(spec.rubric.items()) == [
+        (f"score{level}_description", text) for level, text in enumerate(("wrong", "poor", "half", "good", "best"), start=1)
+    ]
+    assert catalog_of(tmp_path).dataset("small").rubric == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ('score3_description = "half"\n', ""),
+        ('score5_description = "best"\n', ""),
+        ('score1_description = "wrong"', 'score0_description = "wrong"'),
+        ('score5_description = "best"', 'score5_description = "best"\nscore6_description = "more"'),
+        ('"half"', '""'),
+        ('"half"', '"  "'),
+    ],
+)
+def test_a_rubric_with_a_level_that_is_missing_empty_or_too_much_is_refused_in_its_line(
+    tmp_path: Path, line: str, instead: str
+):
+    assert line in RATED
+    message = refusal_of(tmp_path, RATED.replace(line, instead))
+    assert message == (
+        ":17: datasets.small: rubric: a rubric has exactly score1_description, score2_description, score3_description, "
+        "score4_description, score5_description, none of them empty. See docs/datasets.md."
+    )
+
+
+def test_a_level_of_a_rubric_that_is_no_text_is_refused_in_its_line(tmp_path: Path):
+    message = refusal_of(tmp_path, RATED.replace('"half"', "3"))
+    assert message.startswith(":20: datasets.small: rubric.score3_description: ")
+
+
+def test_how_often_the_judge_repeats_may_be_set_for_a_dataset(tmp_path: Path):
+    catalog = catalog_of(tmp_path, GOOD.replace("batch_size = 25", "judge_repeats = 3"))
+    assert [catalog.dataset(name).judge_repeats for name in ("insurance_qa", "small")] == [3, None]
+
+
+@pytest.mark.parametrize("value", ["0", "21", "-1", "2.0", '"2"', "true"])
+def test_how_often_the_judge_repeats_is_a_whole_number_from_1_to_20(tmp_path: Path, value: str):
+    for fine in ("1", "20"):
+        assert catalog_of(tmp_path, GOOD.replace("batch_size = 25", f"judge_repeats = {fine}"))
+    message = refusal_of(tmp_path, GOOD.replace("batch_size = 25", f"judge_repeats = {value}"))
+    assert message.startswith(":9: datasets.insurance_qa: judge_repeats: ")
+    assert message.endswith(" See docs/datasets.md.")
+
+
 @pytest.mark.parametrize("name", ["Insurance", "insurance-qa", '"보험"', '"a b"', '""'])
 def test_a_name_that_dagster_could_not_bear_is_refused(tmp_path: Path, name: str):
     message = refusal_of(tmp_path, f'\n\n[datasets.{name}]\nfiles = "x"\nmetrics = ["chrf"]\n')

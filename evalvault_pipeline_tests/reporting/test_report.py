@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalvault_pipeline.cases.model import EvalCase
-from evalvault_pipeline.reporting.report import WORST_CASES, RunInfo, RunReport, shortfall, summarize
+from evalvault_pipeline.reporting.report import WORST_CASES, Cost, RunInfo, RunReport, judge_noise, shortfall, summarize
 from evalvault_pipeline.reporting.statistics import bootstrap_mean_interval, quantiles, wilson_interval
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
@@ -127,6 +129,25 @@ def test_a_shortfall_counts_what_is_below_only():
     assert shortfall(result("c", [1.0, None]).scores) == 0.0
 
 
+def test_a_score_that_is_better_when_lower_falls_short_above_its_threshold():
+    scores = result("c", [0.75, 0.25], lower_is_better=True).scores
+    assert [score.passed for score in scores] == [False, True]
+    assert [score.shortfall for score in scores] == [0.25, -0.25]
+    assert shortfall(scores) == 0.25
+    worst = summarize(
+        [result("a", [0.6, 0.0], lower_is_better=True), result("b", [0.9, 0.0], lower_is_better=True)], info=info()
+    )
+    assert [item.case.case_id for item in worst.worst] == ["b", "a"]
+    assert {metric.lower_is_better for metric in worst.metrics} == {True}
+
+
+def test_a_value_that_ragas_rounds_off_passes_a_threshold_of_1_and_one_that_is_less_does_not():
+    """A perfect context_precision of ragas 0.4.3 is 0.9999999999: it divides by sums to which 1e-10 is added."""
+    (perfect, _), (less, _) = (result("c", [value, 0.0], threshold=1.0).scores for value in (0.9999999999, 0.999999))
+    assert (perfect.passed, less.passed) == (True, False)
+    assert summarize([result("c", [0.9999999999, 1.0], threshold=1.0)], info=info()).worst == ()
+
+
 def test_scores_from_the_store_are_told_from_computed_ones_and_so_are_their_tokens():
     rows = [
         result("a", [1.0, 1.0], reused=True, prompt_tokens=10, completion_tokens=1),
@@ -137,6 +158,117 @@ def test_scores_from_the_store_are_told_from_computed_ones_and_so_are_their_toke
     assert (run.reused, run.computed) == (2, 3)
     assert (run.spent.prompt_tokens, run.spent.completion_tokens, run.spent.tokens) == (10, 0, 10)
     assert (run.saved.prompt_tokens, run.saved.completion_tokens, run.saved.tokens) == (20, 2, 22)
+
+
+# What it cost -------------------------------------------------------------------------------------------------------------
+
+
+def paid(cost_usd: float | None, **more: Any) -> MetricScore:
+    return result("c", [1.0, 1.0], cost_usd=cost_usd, **more).scores[0]
+
+
+def test_a_cost_adds_up_calls_tokens_and_dollars():
+    cost = Cost()
+    cost.add(paid(0.25, judge_calls=2, prompt_tokens=100, completion_tokens=10))
+    cost.add(paid(0.5, judge_calls=0, embedding_tokens=7))
+    assert (cost.calls, cost.prompt_tokens, cost.completion_tokens, cost.embedding_tokens) == (2, 100, 10, 7)
+    assert (cost.tokens, cost.dollars) == (117, 0.75)
+
+
+@pytest.mark.parametrize("prices", [(0.25, None, 0.5), (None, 0.25, 0.5), (0.25, 0.5, None), (None, None, None)])
+def test_dollars_are_not_known_as_soon_as_one_price_is_not(prices: tuple[float | None, ...]):
+    """A sum without what has no price would be taken for the whole."""
+    cost = Cost()
+    for price in prices:
+        cost.add(paid(price, judge_calls=1, prompt_tokens=10))
+    assert (cost.dollars, cost.tokens) == (None, 10 * len(prices))
+
+
+def test_a_score_that_asked_no_judge_costs_nothing_whatever_its_price():
+    cost = Cost()
+    cost.add(paid(None))
+    assert cost == Cost() and cost.dollars == 0.0
+
+
+def test_calls_that_failed_and_repeats_are_paid_by_the_run_and_by_their_metric():
+    failed = result("a", [None, None], judge_calls=1, prompt_tokens=5)
+    again = replace(failed.scores[0], value=1.0, unmeasured=None, repeat=1, prompt_tokens=7)
+    run = summarize([replace(failed, repeats=(again,))], info=info())
+    assert (run.spent.calls, run.spent.tokens) == (3, 17)
+    assert {metric.name: metric.cost.tokens for metric in run.metrics} == {"chrf": 12, "faithfulness": 5}
+    assert (run.case_count, run.measured_scores) == (1, 0), "a repeat is no score of its case"
+
+
+def test_what_the_store_saved_is_no_cost_of_this_run():
+    run = summarize(
+        [
+            result("a", [1.0, 1.0], reused=True, judge_calls=1, prompt_tokens=5, cost_usd=0.25),
+            result("b", [1.0, 1.0], judge_calls=1, prompt_tokens=3, cost_usd=0.125),
+        ],
+        info=info(),
+    )
+    assert (run.spent.calls, run.spent.tokens, run.spent.dollars) == (2, 6, 0.25)
+    assert (run.saved.calls, run.saved.tokens, run.saved.dollars) == (2, 10, 0.5)
+    assert sum(metric.cost.tokens for metric in run.metrics) == 6
+
+
+# The judge against itself -------------------------------------------------------------------------------------------------
+
+
+def judged(*values: float | None) -> tuple[MetricScore, ...]:
+    """All judgements of one case, at a threshold of 0.5."""
+    return tuple(replace(result("c", [value, 0.0], judge="j").scores[0], repeat=number) for number, value in enumerate(values))
+
+
+def test_the_flip_rate_is_the_share_of_pairs_of_judgements_that_disagree():
+    """Of 1, 1, 0 two pairs in three disagree; of 1, 0 the one there is; of 1, 1, 1 none of three: 3 of 7."""
+    noise = judge_noise([judged(1.0, 1.0, 0.0), judged(1.0, 0.0), judged(1.0, 1.0, 1.0)])
+    assert noise is not None
+    assert (noise.cases, noise.repeats, noise.flip_rate) == (3, 3, pytest.approx(3 / 7))
+
+
+def test_values_may_vary_without_a_verdict_flipping():
+    """Standard deviations 0.1 (of 0.6 and 0.8) and 0: 0.05 in the mean."""
+    noise = judge_noise([judged(0.6, 0.8), judged(0.1, 0.1)])
+    assert noise is not None
+    assert (noise.flip_rate, noise.deviation) == (0.0, pytest.approx(0.05))
+
+
+def test_a_judgement_that_failed_is_none_and_a_case_with_one_left_tells_nothing():
+    noise = judge_noise([judged(1.0, None, 0.0), judged(1.0, None), judged(None, None), judged()])
+    assert noise is not None
+    assert (noise.cases, noise.repeats, noise.flip_rate) == (1, 2, 1.0)
+    assert judge_noise([]) is None and judge_noise([judged(1.0), judged(None, 0.5)]) is None
+
+
+def test_the_noise_of_a_metric_is_over_its_cases_that_were_judged_again():
+    first = result("a", [1.0, 1.0])
+    run = summarize(
+        [replace(first, repeats=(replace(first.scores[1], value=0.0, repeat=1),)), result("b", [1.0, 1.0])], info=info()
+    )
+    chrf, faithfulness = run.metrics
+    assert chrf.noise is None and faithfulness.noise is not None
+    assert (faithfulness.noise.cases, faithfulness.noise.repeats, faithfulness.noise.flip_rate) == (1, 2, 1.0)
+    assert (faithfulness.mean, faithfulness.measured, run.pass_rate) == (1.0, 2, 1.0), "the first judgement counts"
+
+
+@given(st.lists(st.lists(st.none() | st.floats(min_value=0.0, max_value=1.0), max_size=5), max_size=6))
+def test_the_flip_rate_is_what_counting_the_pairs_gives(rows: list[list[float | None]]):
+    pairs = [
+        (one >= 0.5 - 1e-9) != (other >= 0.5 - 1e-9)
+        for row in rows
+        for one, other in combinations([value for value in row if value is not None], 2)
+    ]
+    noise = judge_noise(judged(*row) for row in rows)
+    if not pairs:
+        assert noise is None
+        return
+    assert noise is not None
+    assert noise.flip_rate == pytest.approx(sum(pairs) / len(pairs))
+    assert 0.0 <= noise.deviation <= 0.5
+
+
+# The digest, and that all adds up ------------------------------------------------------------------------------------------
 
 
 def test_the_digest_of_a_run_depends_on_contents_ids_and_order():

@@ -38,6 +38,26 @@ def test_a_score_at_its_threshold_passes_and_an_unmeasured_one_does_neither():
     assert (score(0.5).passed, score(0.4999).passed, score(None).passed) == (True, False, None)
 
 
+def test_a_score_that_is_better_when_lower_passes_at_its_threshold_and_below():
+    low = {"lower_is_better": True}
+    assert [score(value, **low).passed for value in (0.0, 0.5, 0.5001)] == [True, True, False]
+    assert score(None, **low).passed is None
+
+
+def test_how_far_a_score_falls_short_is_0_where_nothing_was_measured():
+    assert [score(value).shortfall for value in (0.25, 0.75, None)] == [0.25, -0.25, 0.0]
+    assert score(0.75, lower_is_better=True).shortfall == 0.25
+
+
+@pytest.mark.parametrize("value", [0.4999999999, 0.5000000001])
+def test_what_ragas_adds_to_its_divisors_decides_about_no_verdict(value: float):
+    assert (score(value).passed, score(value, lower_is_better=True).passed) == (True, True)
+
+
+def test_the_tokens_of_a_score_are_those_of_prompts_answers_and_embeddings():
+    assert score(1.0, prompt_tokens=100, completion_tokens=10, embedding_tokens=1).tokens == 111
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
