@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ import jsonschema
 import pytest
 
 from evalvault_pipeline.cases.model import EvalCase
-from evalvault_pipeline.errors import UnwritableFile
+from evalvault_pipeline.errors import UnknownCase, UnreadableFile, UnwritableFile
 from evalvault_pipeline.evaluate import evaluate_file
-from evalvault_pipeline.publishing.results_file import replacing, results_header, results_schema, write_results
+from evalvault_pipeline.publishing.results_file import find_case, replacing, results_header, results_schema, write_results
 from evalvault_pipeline.reporting.report import RunReport, summarize
 from evalvault_pipeline.scoring.model import CaseResult
 from evalvault_pipeline.settings import load_settings
@@ -137,6 +138,83 @@ def test_an_unmeasured_score_is_null_with_its_reason(written: Callable[..., Path
     assert content["avg_faithfulness"] is None
     assert content["unmeasured_by_reason"] == {"no_field": 1, "no_judge": 3}
     assert content["coverage"] == pytest.approx(5 / 9)
+
+
+def judged(report: RunReport) -> RunReport:
+    """The report as if a judge had measured faithfulness; the first case was judged twice and the second is from the store."""
+    results = []
+    for number, result in enumerate(report.results):
+        paid = {"judge": "openai/m@0", "judge_calls": 2, "prompt_tokens": 100, "completion_tokens": 10, "cost_usd": 0.5}
+        said = {"statements": [{"statement": "가", "verdict": 1, "reason": "있다"}]}
+        score = replace(result.scores[2], value=0.75, unmeasured=None, detail="", evidence=said, reused=number == 1, **paid)
+        again = (replace(score, value=0.25, repeat=1),) if number == 0 else ()
+        results.append(replace(result, scores=(*result.scores[:2], score), repeats=again))
+    details = {"provider": "openai", "model": "m", "temperature": 0.01, "fingerprint": "openai/m@0"}
+    return summarize(results, info=replace(report.info, judge="openai/m", judge_details=details))
+
+
+def test_a_judged_run_says_who_judged_what_it_took_what_was_saved_and_how_noisy_it_is(report: RunReport, tmp_path: Path):
+    write_results(tmp_path / "r.json", judged(report))
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    validator().validate(content)
+    assert content["schema_version"] == "1.1"
+    assert (content["model_name"], content["judge"]["fingerprint"]) == ("openai/m", "openai/m@0")
+    usage = {"judge_calls": 6, "prompt_tokens": 300, "completion_tokens": 30, "embedding_tokens": 0, "cost_usd": 1.5}
+    assert content["usage"] == content["metric_summaries"]["faithfulness"]["usage"] == usage
+    assert (content["total_tokens"], content["total_cost_usd"]) == (330, 1.5)
+    assert content["cache"] == {"hits": 1, "misses": 7, "saved_tokens": 110, "saved_cost_usd": 0.5}
+    noise = {"cases": 1, "repeats": 2, "flip_rate": 1.0, "deviation": 0.25}
+    assert content["metric_summaries"]["faithfulness"]["noise"] == noise
+    assert content["metric_summaries"]["chrf"]["noise"] is None
+    first, second = (entry["metrics"][2] for entry in content["results"][:2])
+    assert (first["judge_calls"], first["tokens"], first["cost_usd"], first["from_store"]) == (2, 110, 0.5, False)
+    assert second["from_store"] and first["evidence"]["statements"][0]["verdict"] == 1
+    assert [entry["tokens"] for entry in content["results"]] == [110, 110, 110], "a case says what it took, whenever it was"
+
+
+def test_a_price_that_is_not_known_is_null_and_not_0(report: RunReport, tmp_path: Path):
+    results = [
+        replace(result, scores=(replace(result.scores[0], judge_calls=1, prompt_tokens=5),)) for result in report.results
+    ]
+    write_results(tmp_path / "r.json", summarize(results, info=report.info))
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    validator().validate(content)
+    assert (content["total_cost_usd"], content["usage"]["cost_usd"], content["cache"]["saved_cost_usd"]) == (None, None, 0.0)
+    assert (content["results"][0]["cost_usd"], content["results"][0]["metrics"][0]["cost_usd"]) == (None, None)
+
+
+def test_a_case_is_found_in_the_newest_results_that_hold_it(report: RunReport, tmp_path: Path):
+    for number, name in enumerate(("old", "new", "other")):
+        file = tmp_path / "runs" / "qa" / name / "results.json"
+        kept = list(report.results)[: 2 if name == "other" else 3]
+        write_results(file, summarize(kept, info=replace(report.info, run_id=name)))
+        os.utime(file, (1_000_000_000 + number, 1_000_000_000 + number))
+    file, header, entry = find_case("3", None, folder=tmp_path / "runs")
+    assert (file.parent.name, header["run_id"], entry["question"]) == ("new", "new", "한도는?")
+    assert "results" not in header
+    old = tmp_path / "runs" / "qa" / "old" / "results.json"
+    assert find_case("3", old, folder=tmp_path / "runs")[1]["run_id"] == "old"
+
+
+def test_a_case_that_no_results_hold_is_named_with_the_nearest_or_the_command_that_writes_some(
+    report: RunReport, tmp_path: Path
+):
+    file = tmp_path / "results.json"
+    results = [replace(result, case=replace(result.case, case_id=f"kr-00{result.case.case_id}")) for result in report.results]
+    write_results(file, summarize(results, info=report.info))
+    with pytest.raises(
+        UnknownCase, match=r"No results hold a case `kr-01` \(looked in .*results.json\). Did you mean `kr-001`\?"
+    ):
+        find_case("kr-01", file, folder=tmp_path)
+    with pytest.raises(UnknownCase, match=r"looked in .*\*/\*/results.json\). Write results with `evalvault run --output"):
+        find_case("kr-01", None, folder=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"results": [{}]}', '{"results": {"a": 1}}', "\udcff"])
+def test_a_file_that_is_no_results_file_is_named(content: str, tmp_path: Path):
+    (tmp_path / "r.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UnreadableFile, match=r"r.json is no results file. Name one that `evalvault run --output` wrote."):
+        find_case("1", tmp_path / "r.json", folder=tmp_path)
 
 
 def test_one_case_is_one_line(written: Callable[..., Path]):

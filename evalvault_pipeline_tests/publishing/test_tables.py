@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from evalvault_pipeline.publishing.tables import (
     write_scores,
 )
 from evalvault_pipeline.scoring.engine import score_batches
-from evalvault_pipeline.scoring.model import BatchScores
+from evalvault_pipeline.scoring.model import BatchScores, MetricScore
 from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.settings import Settings
 
@@ -65,6 +65,9 @@ class Results:
         (scored,) = score_batches([batch], plan=plan, store_url=self._url)
         self._written(self.folder.scores_file(batch.key), lambda file: write_scores(file, scored))
         return scored
+
+    def rewrite(self, scored: BatchScores) -> None:
+        self._written(self.folder.scores_file(scored.key), lambda file: write_scores(file, scored))
 
     def cases_only(self, batch: Batch) -> None:
         self._written(self.folder.cases_file(batch.key), lambda file: write_batch(file, batch))
@@ -156,6 +159,73 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path):
     assert list(tmp_path.rglob("*.*")) == []
 
 
+JUDGED = {
+    "metric_version": "ragas-0.4.3+ko-1",
+    "judge": "openai/gpt-5-mini@0123456789abcdef",
+    "seconds": 1.25,
+    "judge_calls": 2,
+    "prompt_tokens": 2_345,
+    "completion_tokens": 67,
+    "embedding_tokens": 8,
+    "cost_usd": 0.000123,
+}
+DETAILS = {"provider": "openai", "model": "gpt-5-mini", "temperature": 0.01, "fingerprint": JUDGED["judge"]}
+
+
+def as_judged(scored: BatchScores, **changes: Any) -> BatchScores:
+    """The batch as a judge scored it: faithfulness measured, its first case three times, once without success."""
+    results = []
+    for result in scored.results:
+        chrf, faithfulness = result.scores
+        first = replace(faithfulness, value=0.75, unmeasured=None, detail="", **JUDGED)
+        results.append(replace(result, scores=(chrf, first)))
+    first = results[0].scores[1]
+    failed = replace(first, value=None, unmeasured="timeout", detail="no answer in 120 s", repeat=2, cost_usd=None)
+    results[0] = replace(results[0], repeats=(replace(first, value=0.25, repeat=1, reused=True), failed))
+    named = {"judge": "openai/gpt-5-mini", "profile": "openai", "judge_details": DETAILS}
+    return replace(scored, results=tuple(results), **{**named, **changes})
+
+
+def test_what_a_judge_said_and_took_comes_back_with_its_repeats(tmp_path: Path, results: Results):
+    batch = batches()[0]
+    scored = as_judged(results.score(batch))
+    write_scores(tmp_path / "s.parquet", scored)
+    back = read_scores(tmp_path / "s.parquet", batch)
+    assert back == scored
+    assert [[score.repeat for score in result.repeats] for result in back.results] == [[1, 2], []]
+    assert {score.repeat for score in back.scores} == {0}
+    assert (back.judge, back.judge_details) == ("openai/gpt-5-mini", DETAILS)
+
+
+def test_a_metric_that_is_better_when_lower_says_so_in_the_table(tmp_path: Path, results: Results):
+    batch = batches()[0]
+    scored = results.score(batch)
+    lower = tuple(
+        replace(result, scores=tuple(replace(score, lower_is_better=True) for score in result.scores))
+        for result in scored.results
+    )
+    write_scores(tmp_path / "s.parquet", replace(scored, results=lower))
+    rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert (rows[0]["value"], rows[0]["passed"], rows[0]["lower_is_better"]) == (1.0, False, True)
+    assert read_scores(tmp_path / "s.parquet", batch).results == lower
+
+
+def test_every_field_of_a_score_is_a_column_and_a_repeat_is_a_row(tmp_path: Path, results: Results):
+    scored = as_judged(results.score(batches()[0]))
+    write_scores(tmp_path / "s.parquet", scored)
+    table = pq.read_table(tmp_path / "s.parquet")
+    assert set(table.column_names) == {"passed", *(field.name for field in fields(MetricScore))}
+    rows = [(row["case_id"], row["metric"], row["repeat"], row["passed"]) for row in table.to_pylist()]
+    assert rows == [
+        ("c1", "chrf", 0, True),
+        ("c1", "faithfulness", 0, True),
+        ("c1", "faithfulness", 1, False),
+        ("c1", "faithfulness", 2, None),
+        ("c2", "chrf", 0, None),
+        ("c2", "faithfulness", 0, True),
+    ]
+
+
 # What a report stands on --------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +269,30 @@ def test_batches_scored_with_other_metrics_are_missing(results: Results):
     results.score(batches()[0], metrics=("chrf",))
     assert list(results.snapshot.metric_versions) == ["chrf"]
     assert results.snapshot.missing == ["w1/0002", "w1/0003"]
+
+
+def test_batches_of_another_judge_are_missing_whatever_they_say(results: Results):
+    """Values of two judges, or of one model pulled again, are no one distribution."""
+    scored = [results.score(batch) for batch in batches()]
+    other = {**DETAILS, "fingerprint": "openai/gpt-5-mini@fedcba9876543210"}
+    for batch, details in zip(scored, (DETAILS, other, other), strict=True):
+        results.rewrite(as_judged(batch, judge_details=details))
+    assert (results.snapshot.keys, results.snapshot.missing) == (["w1/0002", "w1/0003"], ["w1/0001"])
+    assert results.snapshot.judge_details == other
+    results.rewrite(as_judged(scored[0], judge="ollama/gemma3:1b", judge_details={}))
+    assert (results.snapshot.keys, results.snapshot.judge) == (["w1/0001"], "ollama/gemma3:1b")
+
+
+def test_the_noise_of_the_judge_and_what_it_took_come_from_the_tables(results: Results):
+    for batch in batches():
+        results.rewrite(as_judged(results.score(batch)))
+    report = summarize_snapshot(results.folder, "w1", run_id="r", started_at=datetime.now(UTC))
+    noise = report.metrics[1].noise
+    assert noise is not None
+    assert (noise.cases, noise.repeats, noise.flip_rate) == (3, 2, 1.0)
+    assert (report.spent.calls, report.saved.calls) == (2 * (6 + 3), 2 * 3), "a repeat that failed is paid as well"
+    assert report.spent.dollars is None and report.saved.dollars == pytest.approx(3 * 0.000123)
+    assert (report.info.judge, report.info.judge_details) == ("openai/gpt-5-mini", DETAILS)
 
 
 def test_a_batch_whose_cases_changed_after_it_was_scored_is_missing(results: Results):
