@@ -11,7 +11,7 @@ import asyncio
 import gc
 import math
 import os
-import sys
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +40,7 @@ ALLOWED: dict[str, tuple[int | str, ...]] = {
 }
 # Where ragas makes 0 or NaN of nothing. No claims is an answer: "I do not know" holds none.
 NOT_EMPTY = frozenset({"statements", "classifications", "question", "questions", "answers"})
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +132,22 @@ def _fields(*names: str) -> Callable[[EvalCase], dict[str, Any]]:
     """The case's fields under the names that ragas gives them."""
 
     def inputs(case: EvalCase) -> dict[str, Any]:
-        contexts = list(case.contexts)
+        contexts = [_encodable(context) for context in case.contexts]
         known = {
-            "user_input": case.question,
-            "response": case.answer,
-            "reference": case.ground_truth,
+            "user_input": _encodable(case.question),
+            "response": _encodable(case.answer),
+            "reference": case.ground_truth and _encodable(case.ground_truth),
             "retrieved_contexts": contexts,
             "reference_contexts": contexts,
         }
         return {name: known[name] for name in names}
 
     return inputs
+
+
+def _encodable(text: str) -> str:
+    """The text with U+FFFD for half an emoji (a lone surrogate), which a dataset may hold and no request can."""
+    return SURROGATE.sub("\ufffd", text)
 
 
 def _share_of_five(value: float) -> float:
@@ -237,10 +243,9 @@ RAGAS_METRICS: Mapping[str, RagasMetric] = {
 }
 
 
+@lru_cache(maxsize=1)
 def prepare() -> None:
     """Import ragas now (about 3 CPU-seconds), without its telemetry."""
-    if "ragas.metrics.collections" in sys.modules:
-        return
     os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
     import ragas.metrics.collections  # noqa: F401
 
@@ -262,8 +267,9 @@ class RagasScorer:
         SCOPE.set(scope)
         kind, metric = RAGAS_METRICS[name], self.metric(name)
         fields = kind.inputs(case)
-        started = [asyncio.ensure_future(call) for call in (kind.ahead(metric, fields, self._llm) if kind.ahead else ())]
+        started: list[asyncio.Future[Any]] = []
         try:
+            started += [asyncio.ensure_future(call) for call in (kind.ahead(metric, fields, self._llm) if kind.ahead else ())]
             if name == "semantic_similarity":
                 await asyncio.gather(*started)
             value = (await metric.ascore(**fields)).value
@@ -476,7 +482,6 @@ def shape_of(model: type[BaseModel]) -> Shape:
         return value
 
     return Shape(name=model.__name__, schema=schema, schema_json=orjson.dumps(schema), parse=parse)
-
 
 
 def _json_of(text: str) -> str:
