@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from evalvault_pipeline.errors import JudgeMisconfigured, JudgeUnavailable, PipelineError
 from evalvault_pipeline.scoring.journal import Bill, Journal
-from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, Message, Reply, Shape
+from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, JudgeSpec, Message, Reply, Shape
 from evalvault_pipeline.scoring.limiter import AdaptiveLimiter
 from evalvault_pipeline.scoring.model import Reason
 from evalvault_pipeline.scoring.usage import Spending
@@ -97,6 +97,7 @@ class CallPool:
         self._in_flight: dict[asyncio.Task[Any], _Flight] = {}
         self._latencies: deque[float] = deque(maxlen=256)
         self._answers = 0
+        self._answered: set[str] = set()  # the kinds of call that have been answered: "chat", "embed"
         self._failures_in_a_row = 0
         self._last: CallFailed | None = None
         self._usual = float("inf")  # a deadline by the latencies seen, renewed every 32 answers
@@ -117,7 +118,7 @@ class CallPool:
 
         Raises CallFailed where the judge gives none.
         """
-        asked = Journal.key(scope.judge, shape.name, prompt)
+        asked = Journal.key(scope.judge, shape.name, prompt)  # the prompt holds the shape's schema
         keys = [f"{asked}:{scope.repeat}:{number}" for number in range(occurrence, occurrence + n)]
         noted = {} if scope.fresh else self._noted(keys, shape, scope)
         if len(noted) == n:
@@ -211,7 +212,7 @@ class CallPool:
             return answer
 
         try:
-            answer = await self._persistently(send, priority)
+            answer = await self._persistently(send, "chat", priority)
             cost = self.spending.add_call(
                 answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, len(answer.replies)
             )
@@ -233,7 +234,7 @@ class CallPool:
             return await self.judge.embed(texts)
 
         try:
-            found = await self._persistently(send, 0)
+            found = await self._persistently(send, "embed", 0)
             return found, self.spending.add_embedding(found.tokens)
         finally:
             self._settle(reserved)
@@ -253,17 +254,22 @@ class CallPool:
         self._settled.set()
         self._settled = asyncio.Event()
 
-    async def _persistently(self, send: Callable[[], Awaitable[T]], priority: int) -> T:
+    async def _persistently(self, send: Callable[[], Awaitable[T]], kind: str, priority: int) -> T:
         """Send a call until it is answered, with three attempts at connection errors and failing servers."""
         try:
-            result = await self._patiently(send, priority)
+            try:
+                result = await self._patiently(send, priority)
+            except CallFailed as failed:
+                if not failed.retry:
+                    raise
+                result = await self._again(send, failed)
         except CallFailed as failed:
-            self._stop_where_hopeless(failed)
-            if not failed.retry:
-                if failed.reason is Reason.JUDGE_ERROR:
-                    self._last = failed
-                raise
-            result = await self._again(send, failed)
+            if failed.fatal and kind not in self._answered:
+                self._stop_as_misconfigured(failed)
+            elif failed.unreachable or failed.reason in (Reason.JUDGE_ERROR, Reason.THROTTLED):
+                self._count_failure(failed)
+            raise
+        self._answered.add(kind)
         self._failures_in_a_row = 0
         return result
 
@@ -271,20 +277,16 @@ class CallPool:
         """The other attempts. They go first: their case waits for them. A call that was cut off gets the whole time now."""
         patience = self._patience
         if patience.attempts < 2:
-            self._count_failure(failed)
             raise failed
-        await asyncio.sleep(patience.wait_min)
+        await self._pause(patience.wait_min)
         retrying = AsyncRetrying(
             stop=stop_after_attempt(patience.attempts - 1),
             wait=wait_exponential(multiplier=2 * patience.wait_min, min=patience.wait_min, max=patience.wait_max),
             retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.retry),
+            sleep=self._pause,
             reraise=True,
         )
-        try:
-            return await retrying(self._patiently, send, 0, unhurried=True)
-        except CallFailed as error:
-            self._count_failure(error)
-            raise
+        return await retrying(self._patiently, send, 0, unhurried=True)
 
     async def _patiently(self, send: Callable[[], Awaitable[T]], priority: int, *, unhurried: bool = False) -> T:
         """Send a call, and as long as the server only asks for patience, again."""
@@ -297,16 +299,17 @@ class CallPool:
                 if not failed.throttled:
                     raise
                 throttles += 1
-                wait = failed.retry_after
-                if wait is None:
-                    wait = min(self._patience.wait_min * 2 ** (throttles - 1), self._patience.wait_max)
+                # A Retry-After of 0 says that it may come again, not that it should come at once, for ever.
+                wait = failed.retry_after or min(self._patience.wait_min * 2 ** (throttles - 1), self._patience.wait_max)
                 if time.monotonic() - first_sent + wait > self._patience.throttled:
-                    detail = f"{failed.detail} (sent away {throttles} times)"
-                    error = CallFailed(Reason.THROTTLED, detail)
-                    self._count_failure(error)
-                    raise error from None
-            await asyncio.sleep(wait)
+                    raise CallFailed(Reason.THROTTLED, f"{failed.detail} (sent away {throttles} times)") from None
+            await self._pause(wait)
             priority = 0
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not beyond the run's deadline."""
+        left = seconds if self._ends_at is None else self._ends_at - time.monotonic()
+        await asyncio.sleep(max(min(seconds, left), 0.0))
 
     async def _once(self, send: Callable[[], Awaitable[T]], priority: int, unhurried: bool) -> T:
         """Send a call when a slot is free. Its own task is what the sweeper cancels when its time is over."""
@@ -327,13 +330,13 @@ class CallPool:
             self._refuse_when_over()
             result = await send()
         except asyncio.CancelledError:
-            if flight.overdue is None:
+            if flight.overdue is None or task.uncancel():  # the sweeper's is not the only cancellation
                 raise
-            task.uncancel()
             raise flight.overdue from None
         except CallFailed as failed:
-            if failed.throttled:
-                self.limiter.throttled(failed.retry_after)
+            if failed.throttled:  # what is too long for this call is too long for the others
+                wait = failed.retry_after or 0.0
+                self.limiter.throttled(wait if wait <= self._patience.throttled else None)
             raise
         else:
             self.limiter.answered()
@@ -354,6 +357,8 @@ class CallPool:
             now = time.monotonic()
             usual = max(self._usual, self._patience.least_deadline)
             over = self._ends_at is not None and now >= self._ends_at
+            if over:
+                self.limiter.resume()  # who waits for a slot learns that it is over
             for task, flight in list(self._in_flight.items()):
                 allowed = timeout if flight.unhurried else min(timeout, usual)
                 if flight.overdue is not None or not (over or now - flight.started >= allowed):
@@ -375,9 +380,10 @@ class CallPool:
     def _run_is_over() -> CallFailed:
         return CallFailed(Reason.TIMEOUT, "the run's deadline (EVALVAULT_RUN_DEADLINE) has passed")
 
-    def _stop_where_hopeless(self, failed: CallFailed) -> None:
-        if failed.fatal and not self._answers and self.broken is None:
-            self.broken = JudgeMisconfigured(f"{self.judge.spec.name}: {failed.detail}. {self._remedy(failed)}")
+    def _stop_as_misconfigured(self, failed: CallFailed) -> None:
+        if self.broken is None:
+            spec = self.judge.spec
+            self.broken = JudgeMisconfigured(f"{spec.name}: {failed.detail.rstrip('.')}. {way_out(spec, failed)}")
 
     def _count_failure(self, failed: CallFailed) -> None:
         """A judge that answers nothing any more ends the run; one that fails on some calls does not."""
@@ -396,19 +402,29 @@ class CallPool:
 
     def unavailable(self, failed: CallFailed) -> JudgeUnavailable:
         return JudgeUnavailable(
-            f"The judge {self.judge.spec.name} does not answer: {failed.detail}. What was scored is kept: when the judge is "
-            "back (`evalvault doctor` checks it), run the same command again."
+            f"The judge {self.judge.spec.name} does not answer: {failed.detail.rstrip('.')}. What was scored is kept: when "
+            "it is back (`evalvault doctor` checks it), run the same command again."
         )
 
-    def _remedy(self, failed: CallFailed) -> str:
-        spec = self.judge.spec
-        if "key" in failed.detail:
-            return "Check OPENAI_API_KEY and OPENAI_BASE_URL."
-        if spec.provider == "ollama":
-            return f"Pull the models: `ollama pull {spec.model}`, `ollama pull {spec.embedding_model}`."
-        return (
-            "Check EVALVAULT_JUDGE_MODEL, EVALVAULT_EMBEDDING_MODEL and OPENAI_BASE_URL; `evalvault doctor` lists the models."
-        )
+
+def way_out(spec: JudgeSpec, failed: CallFailed) -> str:
+    """What to do about a judge that fails in this way, whatever it is asked."""
+    if spec.provider == "gguf":
+        return "Name another file with EVALVAULT_GGUF or EVALVAULT_EMBEDDING_GGUF."
+    if not failed.fatal:
+        start = "Start it with `ollama serve`, or set OLLAMA_BASE_URL to where it runs."
+        return start if spec.provider == "ollama" else "Check OPENAI_BASE_URL (it ends in /v1) and the network."
+    if "quota" in failed.detail:
+        return "See the account's plan and billing."
+    if "refuses the key" in failed.detail:
+        where = "OLLAMA_BASE_URL: what answers there is no open Ollama." if spec.provider == "ollama" else ""
+        return f"Check {where or 'OPENAI_API_KEY and OPENAI_BASE_URL.'}"
+    choose = "EVALVAULT_JUDGE_MODEL and EVALVAULT_EMBEDDING_MODEL"
+    if spec.provider == "ollama" and "does not support" in failed.detail:
+        return f"Choose other models with {choose}."
+    if spec.provider == "ollama":
+        return f"Pull the models: `ollama pull {spec.model}`, `ollama pull {spec.embedding_model}`."
+    return f"Check {choose} and OPENAI_BASE_URL; `evalvault doctor` lists the models."
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.scoring.calls import way_out
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, JudgeSpec, Shape, judge_spec
 from evalvault_pipeline.scoring.providers import judge_for, models
 from evalvault_pipeline.scoring.store import ScoreStore, shown_url
@@ -60,7 +61,7 @@ def _judge(spec: JudgeSpec) -> Iterator[Finding]:
         known = models(spec)
     except CallFailed as failed:
         code = 2 if failed.fatal else 3
-        yield Finding(what="server", found=failed.detail, fine=False, remedy=_remedy(spec, failed), exit_code=code)
+        yield Finding(what="server", found=failed.detail, fine=False, remedy=way_out(spec, failed), exit_code=code)
         return
     yield Finding(what="server", found=f"{where} answers" + (f", {len(known)} models" if known else ""))
     for variable, model in (("EVALVAULT_JUDGE_MODEL", spec.model), ("EVALVAULT_EMBEDDING_MODEL", spec.embedding_model)):
@@ -105,7 +106,7 @@ async def _tried(spec: JudgeSpec) -> list[Finding]:
     except CallFailed as failed:
         what = "embeddings" if findings else "answer"
         code = 2 if failed.fatal else 3
-        findings.append(Finding(what=what, found=failed.detail, fine=False, remedy=_remedy(spec, failed), exit_code=code))
+        findings.append(Finding(what=what, found=failed.detail, fine=False, remedy=way_out(spec, failed), exit_code=code))
     except TimeoutError:
         found = f"no answer in {spec.timeout_seconds:.0f} s"
         findings.append(Finding(what="answer", found=found, fine=False, remedy=_SLOW[spec.provider], exit_code=3))
@@ -133,15 +134,3 @@ def _answered(answer: Answer) -> Finding:
         return Finding(what="answer", found=f"in JSON of the wanted form, {answer.prompt_tokens} tokens read")
     remedy = "The model or server ignores the JSON schema: expect many unmeasured scores. Choose another model."
     return Finding(what="answer", found=f"not in the wanted form: {text[:80] or 'nothing'}", fine=False, remedy=remedy)
-
-
-def _remedy(spec: JudgeSpec, failed: CallFailed) -> str:
-    if spec.provider == "gguf":
-        return "Name another file with EVALVAULT_GGUF or EVALVAULT_EMBEDDING_GGUF."
-    if spec.provider == "ollama":
-        if failed.fatal:
-            return f"Run `ollama pull {spec.model}` and `ollama pull {spec.embedding_model}`."
-        return "Start it with `ollama serve`, or set OLLAMA_BASE_URL to where it runs."
-    if failed.fatal:
-        return "Check OPENAI_API_KEY, EVALVAULT_JUDGE_MODEL and EVALVAULT_EMBEDDING_MODEL."
-    return "Check OPENAI_BASE_URL (it ends in /v1) and the network."

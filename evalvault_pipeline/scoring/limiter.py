@@ -52,6 +52,11 @@ class AdaptiveLimiter:
             self.limit = min(self.limit + GROWTH * self.maximum / self.limit, self.maximum)
             self._serve()
 
+    def resume(self) -> None:
+        """End the pause that a server has asked for."""
+        self._paused_until = 0.0
+        self._serve()
+
     def throttled(self, retry_after: float | None) -> None:
         """A call was sent away: fewer at once, and where most are, none until the server wants them again."""
         now = self._clock()
