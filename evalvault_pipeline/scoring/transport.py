@@ -70,7 +70,7 @@ class Transport:
 
 def failure(spec: JudgeSpec, status: int, headers: Mapping[str, str], message: str) -> CallFailed:
     """What an answer other than 200 means; `message` is what the server says."""
-    said = spec.scrubbed(short(message))
+    said = short(spec.scrubbed(message))  # in this order: a part of a key is a secret too
     if status in THROTTLED:
         detail = f"the judge is busy (HTTP {status}): {said}"
         return CallFailed(Reason.THROTTLED, detail, throttled=True, retry_after=retry_after(headers))
@@ -83,7 +83,7 @@ def failure(spec: JudgeSpec, status: int, headers: Mapping[str, str], message: s
 
 def no_json(spec: JudgeSpec, body: bytes) -> CallFailed:
     """An answer with status 200 that is no answer: a gateway's page, or nothing."""
-    said = spec.scrubbed(short(body.decode("utf-8", "replace"))) or "nothing"
+    said = short(spec.scrubbed(body.decode("utf-8", "replace"))) or "nothing"
     return CallFailed(Reason.JUDGE_ERROR, f"the judge answered with what is no JSON of its API: {said}", retry=True)
 
 
