@@ -403,16 +403,23 @@ class _Run:
             loop.close()
 
     async def _close_pool(self) -> None:
-        for worker in getattr(self, "_workers", ()):
-            worker.cancel()
-        await asyncio.gather(*getattr(self, "_workers", ()), return_exceptions=True)
+        """End the workers and what they have started; the loop is the run's own."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         if self._pool is not None:
             await self._pool.close()
 
     async def _work(self) -> None:
-        """One job after the other; there are more workers than calls in flight, so that one is always ready."""
+        """One job after the other; there are more workers than calls in flight, so that one is always ready.
+
+        The end of the run may reach a worker as the failure of its job: `gather` gives a failure precedence.
+        """
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            while True:
+            while not task.cancelling():
                 job = await self._queue.get()
                 await self._judge(job)
                 if self._pool is not None and self._pool.broken is not None:
