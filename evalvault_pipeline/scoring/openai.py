@@ -50,7 +50,7 @@ class OpenAIJudge(Judge):
         self._format = "json_schema"
         self._vectors_as = "base64"
         self._adapted = 0  # how often the request's form was changed
-        self._heads: dict[tuple[str, int, int, int], bytes] = {}
+        self._heads: dict[tuple[bytes, int, int, int], bytes] = {}
 
     async def open(self) -> None:
         await self._transport.open()
@@ -89,7 +89,7 @@ class OpenAIJudge(Judge):
 
     def _chat_body(self, messages: Sequence[Message], shape: Shape, n: int, max_tokens: int) -> bytes:
         """All but the messages is the same for every call of a shape, so it is made once."""
-        key = (shape.name, n, max_tokens, self._adapted)
+        key = (shape.schema_json, n, max_tokens, self._adapted)  # two shapes of ragas share a name
         head = self._heads.get(key)
         if head is None:
             fields: dict[str, Any] = {"model": self.spec.model, **self._sampling, self._limit_name: max_tokens * self._room}
