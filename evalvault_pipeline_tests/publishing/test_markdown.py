@@ -14,8 +14,16 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from evalvault_pipeline.cases.model import EvalCase
-from evalvault_pipeline.publishing.markdown import headline, report_markdown, why
-from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
+from evalvault_pipeline.publishing.markdown import (
+    cost_text,
+    evidence_lines,
+    headline,
+    metrics_table,
+    noise_lines,
+    report_markdown,
+    why,
+)
+from evalvault_pipeline.reporting.report import Cost, RunInfo, RunReport, summarize
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 HOSTILE = [
@@ -155,6 +163,88 @@ def test_a_report_that_stands_on_some_batches_says_which_are_missing():
     assert "**Stands on 1 batches; not scored yet: 2026w47/0002, 2026w47/0003**" in markdown
 
 
+def judged(value: float, *others: float, **more: Any) -> CaseResult:
+    """A case that the judge measured as often as there are values."""
+    paid = {"metric_version": "ragas-0.4.3", "judge": "openai/m@0", "judge_calls": 2, "prompt_tokens": 1_000, **more}
+    first = failed("q", value=value, **paid)
+    again = tuple(replace(first.scores[0], value=other, repeat=number) for number, other in enumerate(others, start=1))
+    return replace(first, repeats=again)
+
+
+DETAILS = {"provider": "openai", "model": "m", "embedding_model": "e", "fingerprint": "openai/m@0"}
+
+
+def test_a_report_says_who_judged_with_which_prompts_and_what_it_took():
+    versions = {"metric_versions": {"chrf": "ragas-0.4.3+ko-1"}, "judge": "openai/m", "judge_details": DETAILS}
+    stored = judged(1.0, reused=True, cost_usd=0.5)
+    markdown = report_markdown(report(judged(1.0, cost_usd=0.25), stored, **versions))
+    assert "judge `openai/m`" in markdown
+    assert "- judge: provider openai, model m, embedding model e, fingerprint openai/m@0\n" in markdown
+    assert "- metrics and prompts: ragas-0.4.3+ko-1\n" in markdown
+    assert (
+        "- this run asked for 2 LLM calls, 1,000 tokens, $0.2500; "
+        "scores from the store had taken 2 LLM calls, 1,000 tokens, $0.5000\n"
+    ) in markdown
+    assert "LLM calls" not in report_markdown(report(failed("x")))
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (Cost(), "0 LLM calls, 0 tokens"),
+        (Cost(calls=1_234, prompt_tokens=5_678, dollars=0.00004), "1,234 LLM calls, 5,678 tokens, $0.0000"),
+        (Cost(calls=1, prompt_tokens=5, dollars=None), "1 LLM calls, 5 tokens, no known price"),
+        (Cost(calls=1, prompt_tokens=5, embedding_tokens=2, dollars=1234.5), "1 LLM calls, 7 tokens, $1234.5000"),
+    ],
+)
+def test_a_cost_is_told_in_calls_tokens_and_dollars_where_they_are_known(cost: Cost, text: str):
+    assert cost_text(cost) == text
+
+
+def test_the_noise_of_the_judge_is_a_sentence_of_its_own():
+    (line,) = noise_lines(report(judged(1.0, 0.0, 1.0), judged(1.0)))
+    assert line == (
+        "judge noise of chrf: 66.7 % of verdicts flip when judged again (1 cases, 3 times, standard deviation 0.471)"
+    )
+    assert noise_lines(report(judged(1.0))) == []
+    assert "66.7 % of verdicts flip" in report_markdown(report(judged(1.0, 0.0, 1.0)))
+
+
+def test_a_threshold_says_on_which_side_of_it_a_value_passes():
+    assert [row.split("|")[5].strip() for row in metrics_table(report(failed("x")))[2:]] == ["≥ 0.5"]
+    assert [row.split("|")[5].strip() for row in metrics_table(report(failed("x", lower_is_better=True)))[2:]] == ["≤ 0.5"]
+
+
+def test_all_evidence_is_told_line_by_line_with_its_reasons():
+    evidence = {
+        "statements": [
+            {"statement": "a", "verdict": 1, "reason": "said"},
+            {"statement": "b", "verdict": 0, "reason": "not said", "contexts": [2]},
+        ],
+        "words_not_found": ["x", "y"],
+        "questions": [{"question": "q?", "answered": True}],
+        "contexts": [{"context": 2, "verdict": 0}],
+    }
+    assert evidence_lines(evidence) == [
+        "statements:",
+        "  yes a",
+        "      said",
+        "  NO  b (contexts: 2)",
+        "      not said",
+        "words not found: x, y",
+        "questions:",
+        "  yes q?",
+        "contexts:",
+        "  NO  context 2",
+    ]
+
+
+@pytest.mark.parametrize("evidence", [{}, {"a": None}, {"a": []}, {"a": [{}]}, {"a": {"b": {"c": 1}}}])
+def test_evidence_of_any_form_can_be_told(evidence: dict[str, Any]):
+    assert all(isinstance(line, str) for line in evidence_lines(evidence))
+    assert isinstance(why(evidence), str)
+
+
 def test_an_empty_run_can_be_written():
     assert "0 of 0 cases passed" in report_markdown(report())
 
@@ -174,6 +264,18 @@ def test_an_empty_run_can_be_written():
         ({"declined": False}, "it did not decline"),
         ({"precision": 0.5}, ""),
         ({}, ""),
+        (
+            {"statements": [{"statement": "a", "verdict": 1}, {"statement": "b", "verdict": 0, "reason": "not said"}]},
+            "not borne out: b: not said",
+        ),
+        (
+            {"contexts": [{"context": rank, "verdict": 0, "reason": "beside it"} for rank in (1, 2, 3)]},
+            "not borne out: context 1: beside it (and 2 more)",
+        ),
+        ({"rating": 2, "feedback": "too short"}, "rating 2: too short"),
+        ({"ratings": [2, 1]}, "ratings 2, 1"),
+        ({"questions": ["얼마인가요?"], "noncommittal": False}, "it answers: 얼마인가요?"),
+        ({"questions": ["얼마인가요?"], "noncommittal": True}, "it is noncommittal"),
     ],
 )
 def test_the_evidence_is_told_in_a_few_words(evidence: dict[str, Any], text: str):

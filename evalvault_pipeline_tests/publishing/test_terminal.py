@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from evalvault_pipeline.publishing.terminal import print_catalog, print_metrics, print_report
+from evalvault_pipeline.publishing.results_file import case_entry
+from evalvault_pipeline.publishing.terminal import (
+    print_catalog,
+    print_estimate,
+    print_examination,
+    print_explanation,
+    print_metrics,
+    print_report,
+)
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
 from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.doctor import Finding
+from evalvault_pipeline.scoring.estimate import Estimate
 from evalvault_pipeline.scoring.metrics import METRICS
-from evalvault_pipeline_tests.publishing.test_markdown import failed, hostile_free, report
+from evalvault_pipeline_tests.publishing.test_markdown import failed, hostile_free, judged, report
 
 MARKUP = ["[red]x[/red]", "[/]", "[/red]", "[link=http://x.y]z[/link]", "[bold", "[0, 1]"]
 
@@ -44,6 +55,79 @@ def test_figures_unmeasured_details_and_the_number_of_skipped_rows_are_shown():
     output = shown(report(failed("x"), hostile_free(), skipped_rows=["a", "b"]))
     for text in ("insurance_qa 2026w47", "0 of 2 cases passed", "unmeasured: chrf: none", "bad rows were skipped: 2 faults"):
         assert text in output
+
+
+def printed(print_it: Callable[[Console], None]) -> str:
+    console = Console(file=StringIO(), width=300, force_terminal=False)
+    print_it(console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_threshold_says_on_which_side_of_it_a_value_passes():
+    above, below = shown(report(failed("x"))), shown(report(failed("x", value=0.75, lower_is_better=True)))
+    assert ">= 0.5" in above and "chrf 0.250 < 0.5" in above
+    assert "<= 0.5" in below and "chrf 0.750 > 0.5" in below
+    listed = printed(lambda console: print_metrics(METRICS.values(), console))
+    assert next(line for line in listed.splitlines() if "noise_sensitivity" in line).count("<= 0.3") == 1
+    assert next(line for line in listed.splitlines() if " faithfulness " in line).count(">= 0.7") == 1
+
+
+def test_the_noise_of_the_judge_stands_below_the_figures():
+    assert "judge noise of chrf: 100.0 % of verdicts flip when judged again (1 cases, 2 times" in shown(
+        report(judged(1.0, 0.0))
+    )
+
+
+def test_an_estimate_says_what_is_to_be_measured_and_what_it_will_cost():
+    estimated = {
+        "faithfulness": (3, 2, Estimate(calls=6, prompt_tokens=1_500, completion_tokens=300, dollars=0.25)),
+        "semantic_similarity": (4, 1, Estimate(embedding_tokens=40, dollars=0.5)),
+    }
+    output = printed(lambda console: print_estimate(estimated, console, judge="openai/m"))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    assert "What openai/m would be asked (an estimate)" in output
+    assert rows == [
+        ["faithfulness", "3", "2", "6", "1,500", "300", "0", "$0.2500"],
+        ["semantic_similarity", "4", "1", "0", "0", "0", "40", "$0.5000"],
+        ["all", "", "", "6", "1,500", "300", "40", "$0.7500"],
+    ]
+
+
+def test_an_estimate_without_a_price_and_one_without_a_judge_say_so():
+    unknown = {"faithfulness": (1, 0, Estimate(calls=2, prompt_tokens=5, dollars=None))}
+    assert printed(lambda console: print_estimate(unknown, console, judge="ollama/m")).count("no known price") == 2
+    assert printed(lambda console: print_estimate({}, console, judge="none")) == (
+        "no metric of this run asks a judge: nothing to pay\n"
+    )
+
+
+@pytest.mark.parametrize("text", [*MARKUP, "\x1b[2J"])
+def test_an_explanation_shows_the_texts_of_dataset_and_judge_as_they_stand(text: str):
+    case = failed(text, evidence={"statements": [{"statement": text, "verdict": 0, "reason": text}], text: text}, judge=text)
+    output = printed(lambda console: print_explanation(case_entry(case), console))
+    seen = text.replace("\x1b", "�")
+    assert output.count(seen) >= 7 and "\x1b" not in output
+
+
+def test_an_explanation_tells_passed_from_failed_from_unmeasured():
+    passed, low = failed("x", value=0.5), failed("x", lower_is_better=True, value=0.75)
+    texts = [
+        printed(lambda console, case=case: print_explanation(case_entry(case), console))
+        for case in (passed, low, hostile_free())
+    ]
+    assert "chrf  0.500  passed (passes at >= 0.5)" in texts[0]
+    assert "chrf  0.750  failed (passes at <= 0.5)" in texts[1]
+    assert "chrf  no_field: none  unmeasured (passes at >= 0.5)" in texts[2]
+
+
+def test_an_examination_names_what_failed_and_what_to_do():
+    findings = [
+        Finding(what="server", found="http://localhost answers"),
+        Finding(what="model", found="[/red] is not there", fine=False, remedy="Run `ollama pull [/red]`."),
+    ]
+    assert printed(lambda console: print_examination(findings, console)) == (
+        "fine   server: http://localhost answers\nFAILED model: [/red] is not there\n       Run `ollama pull [/red]`.\n"
+    )
 
 
 def test_at_most_the_asked_number_of_worst_cases_is_shown():
