@@ -272,7 +272,7 @@ class RagasScorer:
             started += [asyncio.ensure_future(call) for call in (kind.ahead(metric, fields, self._llm) if kind.ahead else ())]
             if name == "semantic_similarity":
                 await asyncio.gather(*started)
-            value = (await metric.ascore(**fields)).value
+            value = float((await metric.ascore(**fields)).value)
         except CallFailed as failed:
             scope.failure = scope.failure or failed
         except (ValueError, ArithmeticError, LookupError, TypeError) as error:  # ragas met an answer that it does not expect
@@ -285,14 +285,12 @@ class RagasScorer:
         # Some metrics swallow a failed call and go on with the other: half a measurement is none.
         if scope.failure is not None:
             return Unmeasured(reason=scope.failure.reason, detail=scope.failure.detail)
-        evidence, fault = EVIDENCE[name](scope.answers)
+        evidence, fault = EVIDENCE[name](scope.answers, value)
         if fault:
             return Unmeasured(reason=Reason.UNPARSABLE, detail=fault)
-        share = kind.value(float(value))
+        share = kind.value(value)
         if not (math.isfinite(share) and 0.0 <= share <= 1.0):
             return Unmeasured(reason=Reason.UNPARSABLE, detail=f"ragas makes {value} of the judge's answers, which is no share")
-        if kind.value is _cosine:
-            evidence = {**evidence, "cosine": round(float(value), 6)}
         return Measured(value=share, evidence=evidence)
 
     def metric(self, name: str) -> Any:
