@@ -89,7 +89,7 @@ def llm_metrics() -> str:
         (
             code(metric.name),
             ", ".join(map(code, metric.needs)),
-            f"{metric.threshold:g}",
+            f"{'<=' if metric.lower_is_better else '>='} {metric.threshold:g}",
             metric.judge_calls,
             metric.embedding_calls,
             metric.summary,
@@ -97,7 +97,7 @@ def llm_metrics() -> str:
         for metric in METRICS.values()
         if metric.kind == "llm"
     ]
-    return table(("metric", "needs", "threshold", "LLM calls a case", "embedding calls a case", "what it measures"), rows)
+    return table(("metric", "needs", "passes at", "LLM calls a case", "embedding calls a case", "what it measures"), rows)
 
 
 def formulas() -> str:
