@@ -302,6 +302,7 @@ class RagasScorer:
 
 def _built(name: str, llm: Any, embeddings: Any, language: str, rubric: Mapping[str, str]) -> Any:
     kind = RAGAS_METRICS[name]
+    rubric = dict(sorted(rubric.items()))  # its digest in the metric's version does not depend on the order either
     metric = kind.build(llm, embeddings, rubric)
     texts = load_prompts(language)
     for attribute, prompt_name in kind.prompts.items():
@@ -321,8 +322,7 @@ def prompt_heads(name: str, language: str, rubric: Mapping[str, str]) -> dict[st
     for attribute in RAGAS_METRICS[name].prompts:
         prompt = getattr(metric, attribute)
         values = {
-            field: [] if "List" in str(about.annotation) and "Optional" not in str(about.annotation) else ""
-            for field, about in prompt.input_model.model_fields.items()
+            field: [] if "List" in str(about.annotation) else "" for field, about in prompt.input_model.model_fields.items()
         }
         heads[attribute] = prompt.to_string(prompt.input_model.model_construct(**values))
     return heads
