@@ -155,7 +155,9 @@ def english_lines() -> set[str]:
     """Lines of ragas's own instructions and examples, long enough to be nobody else's; the words around them are kept."""
     heads = {head for name in CHAT_METRICS for head in prompt_heads(name, "en", RUBRIC).values()}
     lines = {line.strip() for head in heads for line in head.splitlines()}
-    around = re.compile(r'-{8}|Please return the output in a JSON|Now perform the same|\{.*"properties"|score[1-5]_description')
+    around = re.compile(
+        r'-{8}|"\w+": null|Please return the output in a JSON|Now perform the same|\{.*"properties"|score[1-5]_description'
+    )
     return {line for line in lines if len(line) >= 25 and not around.match(line)}
 
 
