@@ -302,8 +302,8 @@ def test_a_dead_judge_fails_the_run_with_a_sentence_that_says_what_to_do(judged:
     result = judged.run()
     assert not result.success
     assert re.search(
-        rf"JudgeUnavailable: The judge openai/gpt-5-mini does not answer: no connection to http://127.0.0.1:{port}/v1: .+\. What "
-        r"was scored is kept: when the judge is back \(`evalvault doctor` checks it\), run the same command again\.$",
+        rf"JudgeUnavailable: The judge openai/gpt-5-mini does not answer: no connection to http://127.0.0.1:{port}/v1: .+\. "
+        r"What was scored is kept: when it is back \(`evalvault doctor` checks it\), run the same command again\.$",
         why_failed(result).strip(),
     )
     assert not judged.project.results.results_file("2026w47").exists()
