@@ -63,6 +63,7 @@ class Scope:
     vectors: dict[str, Any] = field(default_factory=dict)
 
     def add(self, bill: Bill) -> None:
+        self.calls += bill.calls
         self.prompt_tokens += bill.prompt_tokens
         self.completion_tokens += bill.completion_tokens
         self.add_cost(bill.cost_usd)
@@ -218,8 +219,7 @@ class CallPool:
             )
         finally:
             self._settle(reserved)
-        scope.calls += 1
-        paid = Bill(answer.prompt_tokens, answer.completion_tokens, cost)
+        paid = Bill(answer.prompt_tokens, answer.completion_tokens, cost, 1)
         scope.add(paid)
         bill.add(paid)
         return answer
@@ -243,8 +243,6 @@ class CallPool:
         """Set aside what a call may cost; where calls in flight stand in the way, when they are settled."""
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         while (reserved := self.spending.reserve(size, replies)) is None:
-            if self.spending.spent:
-                raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
             self._refuse_when_over()
             await self._settled.wait()
         return reserved
@@ -373,6 +371,8 @@ class CallPool:
     def _refuse_when_over(self) -> None:
         if self.broken is not None:
             raise CallFailed(Reason.JUDGE_ERROR, str(self.broken))
+        if self.spending.spent or self.spending.exceeded:
+            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise self._run_is_over()
 

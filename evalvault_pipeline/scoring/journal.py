@@ -31,8 +31,10 @@ class Bill:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
+    calls: int = 0
 
     def add(self, other: Bill) -> None:
+        self.calls += other.calls
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         known = self.cost_usd is not None and other.cost_usd is not None
@@ -95,7 +97,7 @@ class Journal:
 
     def note(self, case: str, texts: Mapping[str, str], bill: Bill) -> None:
         """Keep the replies of one call by their keys; they are on their way to the disk when this returns."""
-        paid = [bill.prompt_tokens, bill.completion_tokens, bill.cost_usd]
+        paid = [bill.prompt_tokens, bill.completion_tokens, bill.cost_usd, bill.calls]
         fields = {"case": case, "at": int(time.time()), "texts": texts, "paid": paid}
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
         self._file.write(line)
@@ -120,25 +122,28 @@ class Journal:
                 settled = {case for _, fields in lines for case in fields.get("settled", ())}
                 for line, fields in lines:
                     if fields.get("at", 0) >= oldest and fields["case"] not in settled:
-                        self._adopt(line, fields)
+                        self._adopt(line, **fields)
                 path.unlink(missing_ok=True)
         finally:
             lock.release()
             with suppress(OSError):
                 Path(lock.lock_file).unlink(missing_ok=True)
 
-    def _adopt(self, line: bytes, fields: Mapping[str, Any]) -> None:
-        bill = Bill(*fields["paid"])
-        for key, text in fields["texts"].items():
-            self._left[key] = Noted(text, bill)
-            bill = Bill()  # the first reply of a call carries its cost
+    def _adopt(self, line: bytes, *, case: str, at: float, texts: Mapping[str, str], paid: Bill) -> None:
+        for key, text in texts.items():
+            self._left[key] = Noted(text, paid)
+            paid = Bill()  # the first reply of a call carries its cost
         self._file.write(line)
-        self._open.setdefault(fields["case"], []).append(line.decode())
+        self._open.setdefault(case, []).append(line.decode())
 
 
 def _fields(line: bytes) -> dict[str, Any]:
-    """The content of a line; nothing for the one in which its process died."""
+    """The content of a line; nothing for the one in which its process died, and for one of another version."""
     try:
-        return dict(orjson.loads(line))
-    except ValueError:
+        fields = orjson.loads(line)
+        if "settled" in fields:
+            return {"settled": list(fields["settled"])}
+        texts, paid = dict(fields["texts"]), Bill(*fields["paid"])
+        return {"case": str(fields["case"]), "at": float(fields["at"]), "texts": texts, "paid": paid}
+    except (ValueError, KeyError, TypeError):
         return {}

@@ -97,6 +97,11 @@ class Spending:
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens + self.embedding_tokens
 
+    @property
+    def exceeded(self) -> bool:
+        """Answers were longer than expected: what is set aside, and not sent yet, is not to be had any more."""
+        return self._breaks(0.0, 0.0)
+
     def reserve(self, prompt_bytes: int, replies: int = 1) -> tuple[float, float] | None:
         """Tokens and dollars that a call may take, set aside until `settle`; None where they might break the budget.
 
