@@ -22,7 +22,7 @@ from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.scoring.calls import Patience
 from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.judges import JudgeIdentity, JudgeSpec
-from evalvault_pipeline.scoring.judging import Judging
+from evalvault_pipeline.scoring.judging import Judging, Progress
 from evalvault_pipeline.scoring.model import BatchScores, MetricScore
 from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline_tests.doubles.faults import Fault
@@ -124,6 +124,7 @@ def judged(
     fresh: Iterable[str] = (),
     rubric: Mapping[str, str] | None = None,
     patience: Patience = IMPATIENT,
+    on_progress: Callable[[Progress], None] | None = None,
     **judging: Any,
 ) -> Run:
     """Score the cases; the score store and the journal are in `folder`, so the same folder is the next run of the same user."""
@@ -139,7 +140,8 @@ def judged(
     run, began = Run(), time.monotonic()
     try:
         url = f"sqlite:///{folder / 'scores.sqlite'}"
-        for batch in score_batches(batches_of(cases, batch_size), plan=plan, store_url=url, judging=how):
+        batches = batches_of(cases, batch_size)
+        for batch in score_batches(batches, plan=plan, store_url=url, judging=how, on_progress=on_progress):
             run.batches.append(batch)
     except PipelineError as error:
         run.error = error
