@@ -199,7 +199,7 @@ class Settings(BaseSettings):
             return profile
         if profile.provider == "gguf":
             model = self.judge_model or (self.gguf.stem if self.gguf else None)
-            embedding = self.embedding_model or (self.embedding_gguf.stem if self.embedding_gguf else None)
+            embedding = (self.embedding_model or self.embedding_gguf.stem) if self.embedding_gguf else None
         else:
             model, embedding = self.judge_model or profile.model, self.embedding_model or profile.embedding_model
         return replace(profile, model=model, embedding_model=embedding)

@@ -113,6 +113,27 @@ def test_a_killed_run_loses_no_more_than_the_calls_in_flight(
     assert not list((project.folder / "data" / "results" / "journal").glob("*.jsonl"))
 
 
+def test_a_killed_backfill_gives_its_place_at_the_judge_back(project: UserProject, server: OpenAIServer) -> None:
+    """It held the slot of Dagster's pool `judge`, and the next backfill waited for it for ever."""
+    catalog = project.folder / "data" / "catalog.toml"
+    english = catalog.read_text(encoding="utf-8").replace(
+        'metrics = ["lexical_support", "chrf"', 'metrics = ["faithfulness", "chrf"'
+    )
+    catalog.write_text(english, encoding="utf-8")
+    server.latency = 0.2
+    process = project.start("evalvault", "backfill", "insurance_qa_en")
+    ends = time.monotonic() + 90
+    while server.answered[CHAT] < 10 and time.monotonic() < ends:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    server.latency = 0.0
+    done = project.run("evalvault", "backfill", "insurance_qa_en", check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert project.results("insurance_qa_en", "2026w47")["coverage"] == 1.0
+    assert server.answered[CHAT] <= 2 * 24 + IN_FLIGHT
+
+
 def test_two_processes_on_one_dataset_pay_once_and_say_the_same(project: UserProject, server: OpenAIServer) -> None:
     server.latency = 0.05
     file = dataset(project, 40)

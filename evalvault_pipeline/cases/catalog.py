@@ -37,7 +37,10 @@ class DatasetSpec(BaseModel):
     description: str = Field("", description="One sentence for the Dagster UI.")
     owners: tuple[str, ...] = Field((), description="Dagster owners: `team:name` or an e-mail address.")
     metrics: tuple[str, ...] = Field(min_length=1, description="What is measured, by the names of `evalvault metrics`.")
-    thresholds: dict[str, Share] = Field({}, description="Metric -> least value that passes; a dataset file's own come first.")
+    thresholds: dict[str, Share] = Field(
+        {},
+        description="Metric -> where it passes; a dataset file's own come first.",
+    )
     batch_size: Count | None = Field(None, description="Cases per partition; default: by dataset size.")
     partitions_per_run: Count | None = Field(
         None, description="Batches that one Dagster run of a backfill takes; default: all of a snapshot."

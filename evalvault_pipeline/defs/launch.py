@@ -70,6 +70,7 @@ def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:
         host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
         if host == platform.node() and pid.isdigit() and not is_running(int(pid)):
             instance.report_run_failed(run, f"Its process {pid} is gone; what it had scored is kept.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)  # its place in the pool `judge`
 
 
 def dagster_instance() -> dg.DagsterInstance:

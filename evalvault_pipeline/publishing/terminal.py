@@ -72,7 +72,7 @@ def _worst(worst: Iterable[CaseResult], title: str) -> Table:
 def print_estimate(estimated: Mapping[str, tuple[int, int, Estimate]], console: Console, *, judge: str) -> None:
     """Print what a run would ask of the judge."""
     if not estimated:
-        console.print("no metric of this run asks a judge: nothing to pay")
+        console.print("this run asks no judge: nothing to pay")
         return
     table = Table(title=f"What {judge} would be asked (an estimate)", title_justify="left")
     for column in ("metric", "to measure", "in the store", "LLM calls", "prompt tokens", "answer tokens", "embedded", "cost"):

@@ -56,7 +56,7 @@ def _store(settings: Settings) -> Finding:
 
 
 def _judge(spec: JudgeSpec) -> Iterator[Finding]:
-    where = spec.base_url or str(spec.model_path)
+    where = spec.shown_url or str(spec.model_path)
     try:
         known = models(spec)
     except CallFailed as failed:

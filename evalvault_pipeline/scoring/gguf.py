@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,14 +33,15 @@ from evalvault_pipeline.scoring.model import Reason
 if TYPE_CHECKING:
     import xllamacpp
 
+TOO_LONG = re.compile(r"context size|physical batch size")
+
 
 class GgufJudge(Judge):
     """Chat and embeddings by llama.cpp in process."""
 
-    several_replies = True
-
     def __init__(self, spec: JudgeSpec) -> None:
         super().__init__(spec)
+        self.several_replies = spec.max_concurrency >= 3  # llama.cpp gives as many replies to one call as it has slots
         self._threads = ThreadPoolExecutor(spec.max_concurrency, thread_name_prefix="gguf")
         self._chat: xllamacpp.Server | None = None
         self._embed: xllamacpp.Server | None = None
@@ -76,7 +78,8 @@ class GgufJudge(Judge):
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         import numpy as np
 
-        assert self._embed is not None, "the judge has no embedding model"
+        if self._embed is None:
+            raise CallFailed(Reason.JUDGE_ERROR, "no embedding model is loaded. Set EVALVAULT_EMBEDDING_GGUF.", fatal=True)
         body = await self._answered(self._embed.handle_embeddings, {"input": list(texts)})
         vectors = [np.asarray(item["embedding"], dtype=np.float64) for item in body["data"]]
         return Embeddings(vectors, (body.get("usage") or {}).get("prompt_tokens") or 0)
@@ -87,7 +90,7 @@ class GgufJudge(Judge):
             body = json.loads(body)
         if error := body.get("error"):
             message = str(error.get("message", error))
-            if "context size" in message or error.get("type") == "exceed_context_size_error":
+            if TOO_LONG.search(message) or error.get("type") == "exceed_context_size_error":
                 limit = self.spec.num_ctx
                 raise CallFailed(Reason.TRUNCATED, f"{message[:200]} (OLLAMA_NUM_CTX is {limit}; raise it)")
             raise CallFailed(Reason.JUDGE_ERROR, f"llama.cpp failed: {message[:200]}", retry=error.get("code", 500) >= 500)
@@ -103,8 +106,13 @@ def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
         ) from None
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_parallel = spec.max_concurrency
-    params.n_ctx = spec.num_ctx * spec.max_concurrency  # shared by the slots
+    # A pooled text must fit in one batch, which is 512 tokens unless told otherwise. One slot for many texts of a call: with a
+    # number of slots that is no power of two, mean pooling fails an assertion of llama.cpp, which ends the process.
+    slots = 1 if embedding else spec.max_concurrency
+    if embedding:
+        params.n_batch = params.n_ubatch = spec.num_ctx
+    params.n_parallel = slots
+    params.n_ctx = spec.num_ctx * slots  # shared by the slots
     params.embedding = embedding
     params.hostnames = ["127.0.0.1"]
     params.port = 0
@@ -115,4 +123,6 @@ def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
     try:
         return xllamacpp.Server(params)
     except (RuntimeError, OSError) as error:
-        raise JudgeMisconfigured(f"{path} cannot be loaded as a GGUF model: {error}. Name another file.") from None
+        raise JudgeMisconfigured(
+            f"{path} cannot be loaded as a GGUF model: {str(error).rstrip('.')}. Name another file."
+        ) from None

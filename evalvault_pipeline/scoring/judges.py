@@ -54,6 +54,11 @@ class JudgeSpec:
         return f"{self.provider}/{self.model}"
 
     @property
+    def shown_url(self) -> str:
+        """Where the judge is, without a user and password in the address."""
+        return re.sub(r"//[^/@]*@", "//", self.base_url)
+
+    @property
     def sampling(self) -> dict[str, float]:
         """Temperature and top_p as they are sent; a model that thinks takes neither."""
         thinks = self.provider == "openai" and REASONING.fullmatch(self.model.rsplit("/", 1)[-1])
@@ -82,7 +87,7 @@ class JudgeIdentity:
         spec = self.spec
         parts: dict[str, Any] = {"provider": spec.provider}
         if spec.provider == "openai" and spec.base_url != OPENAI_URL:
-            parts["base_url"] = spec.base_url
+            parts["base_url"] = spec.shown_url
         if chat:
             parts |= {
                 "model": spec.model,
@@ -103,6 +108,7 @@ class JudgeIdentity:
         spec = self.spec
         shown = {
             "provider": spec.provider,
+            "server": spec.shown_url if spec.base_url != OPENAI_URL else "",
             "model": spec.model,
             "weights": self.weights,
             "embedding_model": spec.embedding_model or "",

@@ -17,17 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from evalvault_pipeline.cases.model import Batch, EvalCase
-from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.scoring.calls import CallPool, Patience, Scope
 from evalvault_pipeline.scoring.estimate import Estimate, estimate
 from evalvault_pipeline.scoring.journal import Journal
 from evalvault_pipeline.scoring.judges import JudgeIdentity
-from evalvault_pipeline.scoring.metrics import Metric
+from evalvault_pipeline.scoring.metrics import METRICS, Metric
 from evalvault_pipeline.scoring.model import BatchScores, CaseResult, Measured, MetricScore, Reason, Unmeasured
 from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.scoring.providers import judge_for
@@ -105,21 +103,28 @@ def noise_sample(cases: Iterable[EvalCase], *, only_batch: bool) -> set[str]:
 def estimate_batches(
     batches: Iterable[Batch], *, plan: ScoringPlan, judging: Judging, store: ScoreStore
 ) -> dict[str, tuple[int, int, Estimate]]:
-    """Metric -> (scores to measure, scores in the store, what measuring takes), repeats of the noise sample included."""
+    """Metric -> (scores to measure, scores in the store, what measuring takes), repeats of the noise sample included.
+
+    A case that stands twice is measured once, and the second time taken from the store.
+    """
     identity = judging.identity
     metrics = [metric for metric in plan.metrics if metric.score is None]
     by = {metric.name: scored_by(metric, plan, identity) for metric in metrics}
     found = {metric.name: (0, 0, Estimate()) for metric in metrics}
+    seen: set[tuple[str, int]] = set()
     for batch in batches:
         sample = noise_sample(batch.cases, only_batch=batch.snapshot.batch_count == 1)
         for repeat in range(judging.repeats):
             cases = [case for case in batch.cases if not repeat or case.case_id in sample]
             known = store.find((case.digest for case in cases), metrics=by, repeat=repeat)
-            for case, metric in product(cases, metrics):
-                missing, stored, cost = found[metric.name]
-                if (case.digest, metric.name) in known and metric.name not in plan.fresh:
-                    found[metric.name] = (missing, stored + 1, cost)
-                elif not lacking(case, metric, plan):
+            for case in cases:
+                again = (case.digest, repeat) in seen
+                seen.add((case.digest, repeat))
+                for metric in (metric for metric in metrics if not lacking(case, metric, plan)):
+                    missing, stored, cost = found[metric.name]
+                    if again or ((case.digest, metric.name) in known and metric.name not in plan.fresh):
+                        found[metric.name] = (missing, stored + 1, cost)
+                        continue
                     more = estimate(metric.name, case, spec=identity.spec, language=plan.language, rubric=plan.rubric)
                     found[metric.name] = (missing + 1, stored, cost + more)
     return found
@@ -330,13 +335,15 @@ class _Run:
         """Claim these cases and give their jobs to the loop, deep metrics first; what others have claimed is waited for."""
         self._start_loop()
         mine = self._store.claim([case.case.digest for case in cases], judge=self._claimed_as, owner=self._owner)
+        claimed = {case.case.digest: case for case in cases if case.case.digest in mine}
+        self._elsewhere |= {case.case.digest: case for case in cases if case.case.digest not in mine}
+        self._take_stored(claimed)  # another process may have scored them between the look and the claim
+        by_depth = sorted(self._metrics, key=lambda metric: -metric.steps)
+        order = [(metric, repeat) for metric in by_depth for repeat in range(self._judging.repeats)]
         jobs = []
-        for case in cases:
-            if case.case.digest not in mine:
-                self._elsewhere[case.case.digest] = case
-                continue
-            by_depth = sorted(self._metrics, key=lambda metric: -metric.steps)
-            order = [(metric, repeat) for metric in by_depth for repeat in range(self._judging.repeats)]
+        for case in claimed.values():
+            if not case.missing:
+                self._ended.put(case)
             jobs += [_Job(case, metric, repeat) for metric, repeat in order if (metric.name, repeat) in case.missing]
         if jobs:
             assert self._loop is not None
@@ -349,14 +356,7 @@ class _Run:
     def _look_elsewhere(self) -> None:
         """Take what another process has scored by now; judge what it has given up."""
         self._looked_at = time.monotonic()
-        for repeat in range(self._judging.repeats):
-            known = self._store.find(list(self._elsewhere), metrics=self._by, repeat=repeat)
-            for (digest, name), stored in known.items():
-                case = self._elsewhere[digest]
-                if (name, repeat) in case.missing:
-                    metric = next(metric for metric in self._metrics if metric.name == name)
-                    case.missing.discard((name, repeat))
-                    case.scores[name, repeat] = self._score(case.case, metric, repeat, stored, reused=True)
+        self._take_stored(self._elsewhere)
         still = list(self._elsewhere.values())
         self._elsewhere = {}
         for case in still:
@@ -364,6 +364,15 @@ class _Run:
                 self._ended.put(case)
         if left := [case for case in still if case.missing]:
             self._hand_over(left)
+
+    def _take_stored(self, cases: Mapping[str, _OpenCase]) -> None:
+        """Fill in, by digest, what has come into the store since these cases were opened."""
+        for repeat in range(self._judging.repeats):
+            for (digest, name), stored in self._store.find(cases, metrics=self._by, repeat=repeat).items():
+                case = cases[digest]
+                if (name, repeat) in case.missing:
+                    case.missing.discard((name, repeat))
+                    case.scores[name, repeat] = self._score(case.case, METRICS[name], repeat, stored, reused=True)
 
     def _start_loop(self) -> None:
         if self._loop is not None:
@@ -485,7 +494,7 @@ class _Run:
                 if self._loop is not None and time.monotonic() - renewed >= RENEW_SECONDS:
                     self._store.renew(self._owner)
                     renewed = time.monotonic()
-            except PipelineError as error:
+            except Exception as error:  # noqa: BLE001  the thread that waits raises it
                 self._fail(error)
 
     def _keep(self, cases: list[_OpenCase]) -> None:

@@ -154,7 +154,7 @@ def model_digests(spec: JudgeSpec) -> dict[str, str]:
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise JudgeUnavailable(
-            f"Ollama at {spec.base_url} does not answer: {reason}. Start it (`ollama serve`), or set OLLAMA_BASE_URL; "
+            f"Ollama at {spec.shown_url} does not answer: {reason}. Start it (`ollama serve`), or set OLLAMA_BASE_URL; "
             "`evalvault doctor` checks the judge."
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -177,9 +177,9 @@ def listed(spec: JudgeSpec) -> dict[str, int | None]:
         names = [str(model.model) for model in client.list().models]
         return {name: _context_length(client.show(name).modelinfo or {}) for name in names}
     except sdk.ResponseError as error:
-        raise CallFailed(Reason.JUDGE_ERROR, f"{spec.base_url}: HTTP {error.status_code}: {error.error[:200]}") from None
+        raise CallFailed(Reason.JUDGE_ERROR, f"{spec.shown_url}: HTTP {error.status_code}: {error.error[:200]}") from None
     except (ConnectionError, OSError) as error:
-        raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {spec.base_url}: {error}", unreachable=True) from None
+        raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {spec.shown_url}: {error}", unreachable=True) from None
 
 
 def _context_length(info: Mapping[str, Any]) -> int | None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # The answer's limit counts the thoughts of a model that thinks first; it is a ceiling, and costs nothing by itself.
 ROOM_TO_THINK = 4
 TOO_LONG = re.compile(r"context[_ ](length|size|window)|maximum context|too many tokens", re.IGNORECASE)
+NO_N = re.compile(r"""['"`]n['"`]""")
 NO_SCHEMA = re.compile(r"response_format|json_schema|json schema", re.IGNORECASE)
 
 
@@ -48,6 +49,7 @@ class OpenAIJudge(Judge):
         self._room = 1 if spec.sampling else ROOM_TO_THINK
         self._sampling = spec.sampling
         self._format = "json_schema"
+        self._several = True
         self._vectors_as = "base64"
         self._adapted = 0  # how often the request's form was changed
         self._heads: dict[tuple[bytes, int, int, int], bytes] = {}
@@ -93,7 +95,7 @@ class OpenAIJudge(Judge):
         head = self._heads.get(key)
         if head is None:
             fields: dict[str, Any] = {"model": self.spec.model, **self._sampling, self._limit_name: max_tokens * self._room}
-            if n > 1:
+            if n > 1 and self._several:
                 fields["n"] = n
             if self._format == "json_schema":
                 schema = {"name": shape.name, "strict": True, "schema": shape.schema}
@@ -114,6 +116,8 @@ class OpenAIJudge(Judge):
             self._limit_name = "max_tokens"
         elif found := next((name for name in self._sampling if name in said), None):
             self._sampling = {name: value for name, value in self._sampling.items() if name != found}
+        elif self._several and (error["param"] == "n" or NO_N.search(error["message"])):
+            self._several = False  # llama.cpp gives as many replies as it has slots; the others are asked for one by one
         elif NO_SCHEMA.search(said) and self._format != "none":
             self._format = "json_object" if self._format == "json_schema" else "none"
         else:
@@ -207,6 +211,6 @@ def listed(spec: JudgeSpec) -> dict[str, int | None]:
     except sdk.NotFoundError:
         return {}
     except sdk.APIStatusError as error:
-        raise CallFailed(Reason.JUDGE_ERROR, f"{spec.base_url}: HTTP {error.status_code}") from None
+        raise CallFailed(Reason.JUDGE_ERROR, f"{spec.shown_url}: HTTP {error.status_code}") from None
     except sdk.APIError:
-        raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {spec.base_url}", unreachable=True) from None
+        raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {spec.shown_url}", unreachable=True) from None

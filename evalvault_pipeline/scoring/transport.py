@@ -61,7 +61,7 @@ class Transport:
             async with self._session.post(url, data=body, allow_redirects=False) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ClientConnectorError as error:
-            where = f"{self._spec.base_url}: {error.os_error.strerror or error.os_error}"
+            where = f"{self._spec.shown_url}: {error.os_error.strerror or error.os_error}"
             raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {where}", retry=True, unreachable=True) from None
         except (aiohttp.ClientError, OSError) as error:
             what = f"the connection to the judge broke: {type(error).__name__}"
