@@ -74,8 +74,16 @@ def _time_zone(name: str) -> str:
 
 def _budget(text: str) -> str:
     if not BUDGET.fullmatch(text.strip()):
-        raise ValueError(f"`{text}` is no budget; write an amount and USD, tok, ktok or Mtok, such as 5USD or 2Mtok")
+        raise ValueError("it is no budget; write an amount and USD, tok, ktok or Mtok, such as 5USD or 2Mtok")
     return text.strip()
+
+
+def _key(key: SecretStr) -> SecretStr:
+    """Without the line end that a mounted file brings; the rest must fit into an HTTP header."""
+    text = key.get_secret_value().strip()
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("it holds characters that no key has, such as a line end in its middle")
+    return SecretStr(text)
 
 
 def _with_scheme(url: str) -> str:
@@ -133,7 +141,7 @@ class Settings(BaseSettings):
     executor: Literal["in_process", "multiprocess"] = Field(
         "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
     )
-    openai_api_key: SecretStr | None = Field(
+    openai_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
         None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or of a compatible server."
     )
     openai_base_url: Url | None = Field(

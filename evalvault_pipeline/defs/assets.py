@@ -5,6 +5,7 @@ What is computed stands in the rooms `cases`, `scoring` and `reporting`; the sam
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +26,7 @@ from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
 from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.scoring.engine import score_batches
+from evalvault_pipeline.scoring.judging import Judging
 from evalvault_pipeline.scoring.model import BatchScores
 from evalvault_pipeline.scoring.providers import JudgeAccess
 from evalvault_pipeline.settings import Settings
@@ -220,18 +222,30 @@ def _run_start(context: dg.AssetExecutionContext) -> float:
 
 
 def _scored(cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str) -> Iterator[BatchScores]:
+    began: dict[str, Any] = {"at": time.monotonic()}
     for _, keys in groupby(cases, key=snapshot_of):
         chosen = list(keys)
         first = cases[chosen[0]]
         plan = plan_scoring(spec.metrics, settings=settings, snapshot=first.snapshot, spec=spec)
-        judging = judging_with(settings, plan, spec=spec)
+        judging = _shared(judging_with(settings, plan, spec=spec), began)
         batches: Iterable[Batch] = (cases[key] for key in chosen)
         # In this process: several runs share the cores, and no worker can outlive a run that is killed.
         yield from score_batches(batches, plan=plan, store_url=store_url, judging=judging)
 
 
+def _shared(judging: Judging | None, began: dict[str, Any]) -> Judging | None:
+    """One budget and one deadline for all snapshots of a run."""
+    if judging is None:
+        return None
+    left = judging.deadline_seconds
+    if left is not None:
+        left = max(left - (time.monotonic() - began["at"]), 0.001)
+    return replace(judging, spending=began.setdefault("spending", judging.new_spending()), deadline_seconds=left)
+
+
 def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
     measured = [score for score in scored.scores if score.value is not None]
+    paid = [score for result in scored.results for score in (*result.scores, *result.repeats) if not score.reused]
     return {
         "dagster/partition_row_count": len(scored.scores),
         "cases": len(scored.results),
@@ -239,6 +253,6 @@ def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
         "failed_cases": sum(result.passed is False for result in scored.results),
         "unmeasured_scores": len(scored.scores) - len(measured),
         "scores_from_store": sum(score.reused for score in measured),
-        "judge_calls": sum(score.judge_calls for score in scored.scores if not score.reused),
-        "tokens": sum(score.tokens for score in scored.scores if not score.reused),
+        "judge_calls": sum(score.judge_calls for score in paid),
+        "tokens": sum(score.tokens for score in paid),
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from evalvault_pipeline.scoring.usage import Spending
 if TYPE_CHECKING:
     import numpy as np
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -161,7 +163,9 @@ class CallPool:
     async def _valid(self, reply: Reply, prompt: str, shape: Shape, scope: Scope, bill: Bill, seed: int) -> tuple[Any, str]:
         """The value of a reply and its text; a reply that has none is asked for once more."""
         if reply.refused:
-            raise CallFailed(Reason.REFUSED, f"the judge declined: {reply.text[:200] or 'content filter'}")
+            raise CallFailed(
+                Reason.REFUSED, f"the judge declined: {self.judge.spec.scrubbed(reply.text)[:200] or 'content filter'}"
+            )
         limit = self.judge.spec.max_tokens
         messages: list[Message] = [("user", prompt)]
         if reply.cut:
@@ -178,7 +182,9 @@ class CallPool:
         answer = await self._chat(again, shape, scope, bill, n=1, seed=seed + 1, priority=0, max_tokens=limit)
         second = answer.replies[0]
         if second.refused:
-            raise CallFailed(Reason.REFUSED, f"the judge declined: {second.text[:200] or 'content filter'}")
+            raise CallFailed(
+                Reason.REFUSED, f"the judge declined: {self.judge.spec.scrubbed(second.text)[:200] or 'content filter'}"
+            )
         if second.cut:
             raise CallFailed(
                 Reason.TRUNCATED, f"the judge's answer is longer than {limit} tokens. Raise EVALVAULT_JUDGE_MAX_TOKENS."
@@ -186,7 +192,7 @@ class CallPool:
         try:
             return shape.parse(second.text), second.text
         except ValueError as error:
-            said = " ".join(second.text.split())[:120] or "nothing"
+            said = " ".join(self.judge.spec.scrubbed(second.text).split())[:120] or "nothing"
             raise CallFailed(
                 Reason.UNPARSABLE, f"asked twice, the judge gave no usable answer: {error}; it said: {said}"
             ) from None
@@ -288,7 +294,7 @@ class CallPool:
 
     async def _patiently(self, send: Callable[[], Awaitable[T]], priority: int, *, unhurried: bool = False) -> T:
         """Send a call, and as long as the server only asks for patience, again."""
-        first_sent = time.monotonic()
+        first_sent_away: float | None = None
         throttles = 0
         while True:
             try:
@@ -297,9 +303,10 @@ class CallPool:
                 if not failed.throttled:
                     raise
                 throttles += 1
+                first_sent_away = first_sent_away or time.monotonic()
                 # A Retry-After of 0 says that it may come again, not that it should come at once, for ever.
                 wait = failed.retry_after or min(self._patience.wait_min * 2 ** (throttles - 1), self._patience.wait_max)
-                if time.monotonic() - first_sent + wait > self._patience.throttled:
+                if time.monotonic() - first_sent_away + wait > self._patience.throttled:
                     raise CallFailed(Reason.THROTTLED, f"{failed.detail} (sent away {throttles} times)") from None
             await self._pause(wait)
             priority = 0
@@ -480,7 +487,10 @@ class Embedder:
     async def _embed(self, batch: list[_Wanted]) -> None:
         try:
             found, cost = await self._pool.embed([wanted.text for wanted in batch])
-        except CallFailed as failed:
+        except Exception as error:  # whoever waits for these vectors would wait for ever
+            if not isinstance(error, CallFailed):
+                log.exception("an embedding call failed")
+            failed = error if isinstance(error, CallFailed) else CallFailed(Reason.JUDGE_ERROR, type(error).__name__)
             if (
                 len(batch) > 1
                 and not failed.retry

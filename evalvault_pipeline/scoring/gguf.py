@@ -114,6 +114,8 @@ def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
     params.n_parallel = slots
     params.n_ctx = spec.num_ctx * slots  # shared by the slots
     params.embedding = embedding
+    if embedding:
+        params.n_batch = params.n_ubatch = spec.num_ctx  # a text is embedded in one piece
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.verbosity = -1

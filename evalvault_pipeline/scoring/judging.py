@@ -15,8 +15,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from evalvault_pipeline.scoring.calls import CallPool, Patience, Scope
 from evalvault_pipeline.scoring.estimate import Estimate, estimate
 from evalvault_pipeline.scoring.journal import Journal
 from evalvault_pipeline.scoring.judges import JudgeIdentity
-from evalvault_pipeline.scoring.metrics import METRICS, Metric
+from evalvault_pipeline.scoring.metrics import Metric
 from evalvault_pipeline.scoring.model import BatchScores, CaseResult, Measured, MetricScore, Reason, Unmeasured
 from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.scoring.providers import judge_for
@@ -44,14 +45,25 @@ GATHER_SECONDS = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """With whom and how patiently a run judges. `repeats`: how often the noise sample is judged; 1 is once, like all."""
+    """With whom and how patiently a run judges.
+
+    `spending` is shared by those who share a budget, None where it is a run's own; `repeats` says how often the noise sample is
+    judged, and 1 is once, like all.
+    """
 
     identity: JudgeIdentity
     journal: Path
     budget: Budget = field(default_factory=Budget)
+    spending: Spending | None = None
     deadline_seconds: float | None = None
     repeats: int = 1
     patience: Patience = field(default_factory=Patience)
+
+    def new_spending(self) -> Spending:
+        """Nothing spent yet. Raises InvalidSetting for a budget in dollars where the price is not known."""
+        spec = self.identity.spec
+        chat, embedding = price_of(spec.provider, spec.model), price_of(spec.provider, spec.embedding_model or "")
+        return Spending(self.budget, chat, embedding, judge=spec.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,15 +221,14 @@ class _Run:
         self.open_cases = 0
         self._cases_done = 0
         self._open: dict[str, _OpenCase] = {}
-        self._elsewhere: dict[str, _OpenCase] = {}  # claimed by another process
+        self._elsewhere: list[_OpenCase] = []  # claimed by another process
         self._looked_at = 0.0
         self._changed = threading.Condition()
         self._ended: queue.SimpleQueue[_OpenCase | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: CallPool | None = None
-        chat, embedding = price_of(spec.provider, spec.model), price_of(spec.provider, spec.embedding_model or "")
-        self._spending = Spending(judging.budget, chat, embedding, judge=spec.name)
+        self._spending = judging.spending or judging.new_spending()
 
     def __enter__(self) -> _Run:
         self._stack = contextlib.ExitStack()
@@ -241,14 +252,12 @@ class _Run:
         """Look up what is known of a batch, and hand over the rest."""
         cases = [result.case for result in batch.results]
         sample = noise_sample(cases, only_batch=batch.snapshot.batch_count == 1) if self._judging.repeats > 1 else set()
-        fresh = {name: by for name, by in self._by.items() if name in self._plan.fresh}
-        if fresh:
-            self._store.forget((case.digest for case in cases), metrics=fresh, before=self._plan.started_at)
-        known = {repeat: self._known(cases, sample, repeat) for repeat in range(self._judging.repeats if sample else 1)}
+        sampled = {case.digest for case in cases if case.case_id in sample}
+        known = {repeat: self._known(cases, sampled, repeat) for repeat in range(self._judging.repeats if sample else 1)}
         opened = _OpenBatch(batch, self._plan, self._judging.identity.details())
         new: list[_OpenCase] = []
         for result in batch.results:
-            repeats = self._judging.repeats if result.case.case_id in sample else 1
+            repeats = self._judging.repeats if result.case.digest in sampled else 1
             case, shared = self._opened(result.case, repeats, known)
             opened.entries.append((result, case, shared))
             if case.missing and not shared:
@@ -280,9 +289,15 @@ class _Run:
         if self._pool is not None and (error := self._pool.never_answered()):
             raise error
 
-    def _known(self, cases: list[EvalCase], sample: set[str], repeat: int) -> dict[tuple[str, str], StoredScore]:
-        digests = [case.digest for case in cases if repeat == 0 or case.case_id in sample]
-        return self._store.find(digests, metrics=self._by, repeat=repeat)
+    def _known(self, cases: list[EvalCase], sampled: set[str], repeat: int) -> dict[tuple[str, str], StoredScore]:
+        digests = [case.digest for case in cases if repeat == 0 or case.digest in sampled]
+        return self._found(digests, repeat)
+
+    def _found(self, digests: list[str], repeat: int) -> dict[tuple[str, str], StoredScore]:
+        """What the store holds; of a metric that is scored afresh, only what was scored since this run began."""
+        known = self._store.find(digests, metrics=self._by, repeat=repeat)
+        old = self._plan.started_at
+        return {key: row for key, row in known.items() if key[1] not in self._plan.fresh or row.scored_at >= old}
 
     def _opened(
         self, case: EvalCase, repeats: int, known: Mapping[int, Mapping[tuple[str, str], StoredScore]]
@@ -335,13 +350,13 @@ class _Run:
         """Claim these cases and give their jobs to the loop, deep metrics first; what others have claimed is waited for."""
         self._start_loop()
         mine = self._store.claim([case.case.digest for case in cases], judge=self._claimed_as, owner=self._owner)
-        claimed = {case.case.digest: case for case in cases if case.case.digest in mine}
-        self._elsewhere |= {case.case.digest: case for case in cases if case.case.digest not in mine}
+        claimed = [case for case in cases if case.case.digest in mine]
+        self._elsewhere += [case for case in cases if case.case.digest not in mine]
         self._take_stored(claimed)  # another process may have scored them between the look and the claim
         by_depth = sorted(self._metrics, key=lambda metric: -metric.steps)
         order = [(metric, repeat) for metric in by_depth for repeat in range(self._judging.repeats)]
         jobs = []
-        for case in claimed.values():
+        for case in claimed:
             if not case.missing:
                 self._ended.put(case)
             jobs += [_Job(case, metric, repeat) for metric, repeat in order if (metric.name, repeat) in case.missing]
@@ -357,22 +372,22 @@ class _Run:
         """Take what another process has scored by now; judge what it has given up."""
         self._looked_at = time.monotonic()
         self._take_stored(self._elsewhere)
-        still = list(self._elsewhere.values())
-        self._elsewhere = {}
+        still, self._elsewhere = self._elsewhere, []
         for case in still:
             if not case.missing:
                 self._ended.put(case)
         if left := [case for case in still if case.missing]:
             self._hand_over(left)
 
-    def _take_stored(self, cases: Mapping[str, _OpenCase]) -> None:
-        """Fill in, by digest, what has come into the store since these cases were opened."""
+    def _take_stored(self, cases: Sequence[_OpenCase]) -> None:
+        """Fill in what has come into the store since these cases were opened."""
         for repeat in range(self._judging.repeats):
-            for (digest, name), stored in self._store.find(cases, metrics=self._by, repeat=repeat).items():
-                case = cases[digest]
-                if (name, repeat) in case.missing:
-                    case.missing.discard((name, repeat))
-                    case.scores[name, repeat] = self._score(case.case, METRICS[name], repeat, stored, reused=True)
+            known = self._found([case.case.digest for case in cases], repeat)
+            for case, metric in product(cases, self._metrics):
+                key, stored = (metric.name, repeat), known.get((case.case.digest, metric.name))
+                if stored is not None and key in case.missing:
+                    case.missing.discard(key)
+                    case.scores[key] = self._score(case.case, metric, repeat, stored, reused=True)
 
     def _start_loop(self) -> None:
         if self._loop is not None:
@@ -467,7 +482,8 @@ class _Run:
             case.scores[key] = self._score(case.case, metric, job.repeat, row)
         else:
             case.scores[key] = self._score(case.case, metric, job.repeat, outcome, **paid)
-            case.failed = True
+            # Where well-formed answers make no value, the next run asks anew instead of finding them in the journal.
+            case.failed = case.failed or scope.failure is not None
         case.missing.discard(key)
         if not case.missing:
             self._ended.put(case)
@@ -502,7 +518,8 @@ class _Run:
             return
         digests = [case.case.digest for case in cases]
         rows = [row for case in cases for row in case.rows]
-        self._store.save(rows, done=[(digest, self._claimed_as) for digest in digests], owner=self._owner)
+        done = [(digest, self._claimed_as) for digest in digests]
+        self._store.save(rows, done=done, owner=self._owner, older_than=self._plan.started_at if self._plan.fresh else "")
         if self._loop is not None:
             self._journal.settled(case.case.digest for case in cases if not case.failed)
         with self._changed:

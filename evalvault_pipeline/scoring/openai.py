@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # The answer's limit counts the thoughts of a model that thinks first; it is a ceiling, and costs nothing by itself.
 ROOM_TO_THINK = 4
 TOO_LONG = re.compile(r"context[_ ](length|size|window)|maximum context|too many tokens", re.IGNORECASE)
+UNSUPPORTED = re.compile(r"unsupported|not supported|unknown|unrecognized|not permitted|extra", re.IGNORECASE)
 NO_N = re.compile(r"""['"`]n['"`]""")
 NO_SCHEMA = re.compile(r"response_format|json_schema|json schema", re.IGNORECASE)
 
@@ -50,6 +51,7 @@ class OpenAIJudge(Judge):
         self._sampling = spec.sampling
         self._format = "json_schema"
         self._several = True
+        self._limit_renamed = False  # once: a value that is too large is refused under either name
         self._vectors_as = "base64"
         self._adapted = 0  # how often the request's form was changed
         self._heads: dict[tuple[bytes, int, int, int], bytes] = {}
@@ -107,13 +109,12 @@ class OpenAIJudge(Judge):
 
     def _adapt(self, status: int, error: Mapping[str, str]) -> bool:
         """Leave out what the server does not take; False where that is not the matter."""
-        if status not in (400, 422, 500):
+        if status not in (400, 422) and not (status == 500 and "Input should be" in error["message"]):
             return False
         said = f"{error['param']} {error['message']}"
-        if self._limit_name in said and "max_completion_tokens" in said and self._limit_name != "max_completion_tokens":
-            self._limit_name = "max_completion_tokens"
-        elif self._limit_name == "max_completion_tokens" and status != 500 and "max_completion_tokens" in error["param"]:
-            self._limit_name = "max_tokens"
+        other = "max_tokens" if self._limit_name == "max_completion_tokens" else "max_completion_tokens"
+        if not self._limit_renamed and self._limit_name in said and UNSUPPORTED.search(f"{said} {error['code']}"):
+            self._limit_name, self._limit_renamed = other, True
         elif found := next((name for name in self._sampling if name in said), None):
             self._sampling = {name: value for name, value in self._sampling.items() if name != found}
         elif self._several and (error["param"] == "n" or NO_N.search(error["message"])):

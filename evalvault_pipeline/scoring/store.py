@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,11 +136,18 @@ class ScoreStore:
         return found
 
     def save(
-        self, rows: Sequence[tuple[ScoreKey, StoredScore]], *, done: Sequence[tuple[str, str]] = (), owner: str = ""
+        self,
+        rows: Sequence[tuple[ScoreKey, StoredScore]],
+        *,
+        done: Sequence[tuple[str, str]] = (),
+        owner: str = "",
+        older_than: str = "",
     ) -> None:
         """Keep these scores, in one transaction with the end of the `owner`'s claims on the `done` (case digest, judge).
 
         The first writer of a key wins: two processes do not overwrite each other.
+
+        Only a score that is `older_than` this time gives way.
         """
         if not rows and not done:
             return
@@ -158,12 +165,12 @@ class ScoreStore:
                 "cost_usd": score.cost_usd,
                 "scored_at": now,
             }
-            for key, score in rows
+            for key, score in sorted(rows, key=lambda row: astuple(row[0]))  # one order for all: else Postgres may deadlock
         ]
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         with self._reported(), self._engine.begin() as connection:
             if values:
-                connection.execute(dialect.insert(scores).on_conflict_do_nothing(), values)
+                connection.execute(_insert(dialect, older_than), values)
             for start in range(0, len(done), _LOOKUP_CHUNK):
                 mine = sa.tuple_(claims.c.case_digest, claims.c.judge).in_(list(done[start : start + _LOOKUP_CHUNK]))
                 connection.execute(sa.delete(claims).where(mine, claims.c.owner == owner))
@@ -174,7 +181,7 @@ class ScoreStore:
         A claim ends with `save`, when its process ends (seen on the same host), or when it was not renewed for a minute.
         """
         now = time.time()
-        values = [{"case_digest": digest, "judge": judge, "owner": owner, "renewed_at": now} for digest in digests]
+        values = [{"case_digest": digest, "judge": judge, "owner": owner, "renewed_at": now} for digest in sorted(set(digests))]
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         mine: set[str] = set()
         with self._reported(), self._engine.begin() as connection:
@@ -224,6 +231,15 @@ class ScoreStore:
             raise ScoreStoreUnavailable(
                 f"The score store {self._shown} does not answer: {cause}. Check EVALVAULT_STORE_URL and the server or folder."
             ) from None
+
+
+def _insert(dialect: Any, older_than: str) -> sa.Insert:
+    rows = dialect.insert(scores)
+    if not older_than:
+        return rows.on_conflict_do_nothing()  # type: ignore[no-any-return]
+    keys = [column.name for column in scores.primary_key]
+    values = {column.name: rows.excluded[column.name] for column in scores.columns if column.name not in keys}
+    return rows.on_conflict_do_update(index_elements=keys, set_=values, where=scores.c.scored_at < older_than)  # type: ignore[no-any-return]
 
 
 def _are(digests: Sequence[str], metrics: Mapping[str, ScoredBy], repeat: int | None) -> sa.ColumnElement[bool]:

@@ -63,6 +63,9 @@ class Transport:
         except aiohttp.ClientConnectorError as error:
             where = f"{self._spec.shown_url}: {error.os_error.strerror or error.os_error}"
             raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {where}", retry=True, unreachable=True) from None
+        except ValueError:  # a header or an address that HTTP cannot carry; the text may hold the key
+            what = "the key or the address of the judge holds characters that HTTP cannot carry"
+            raise CallFailed(Reason.JUDGE_ERROR, what, fatal=True) from None
         except (aiohttp.ClientError, OSError) as error:
             what = f"the connection to the judge broke: {type(error).__name__}"
             raise CallFailed(Reason.JUDGE_ERROR, what, retry=True, unreachable=True) from None
