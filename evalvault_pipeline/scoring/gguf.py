@@ -73,7 +73,14 @@ class GgufJudge(Judge):
         replies = tuple(
             Reply(choice["message"].get("content") or "", choice.get("finish_reason") == "length") for choice in body["choices"]
         )
-        return Answer(replies, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+        prompt_tokens, completion_tokens = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        if completion_tokens < max_tokens * sum(reply.cut for reply in replies):
+            raise CallFailed(
+                Reason.TRUNCATED,
+                f"the prompt of {prompt_tokens} tokens leaves no room for the answer (OLLAMA_NUM_CTX is {self.spec.num_ctx}; "
+                "raise it)",
+            )
+        return Answer(replies, prompt_tokens, completion_tokens)
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         import numpy as np

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,6 +194,22 @@ def test_a_prompt_longer_than_the_context_is_truncated_and_says_what_to_raise(
     found = judge([long, CASES[0]], ["faithfulness"], spec_of(*models, num_ctx=8192), tmp_path)
     assert (found["long", "faithfulness"].unmeasured, found["en", "faithfulness"].unmeasured) == (Reason.TRUNCATED, None)
     assert "OLLAMA_NUM_CTX is 8192; raise it" in found["long", "faithfulness"].detail
+
+
+@needs_llama
+def test_an_answer_that_finds_the_context_full_is_truncated_and_says_what_to_raise(models: tuple[Path, Path]) -> None:
+    """It ends far below its own limit, so to ask again with a higher one would only cost time."""
+
+    async def ask(opened: GgufJudge) -> Any:
+        with pytest.raises(CallFailed) as failure:
+            await opened.chat([("user", "x " * 241)], SHAPE, n=1, max_tokens=2048, seed=0)
+        return failure.value
+
+    failure = asked(spec_of(models[0], None, num_ctx=512, max_concurrency=1), ask)
+    assert (failure.reason, failure.retry) == (Reason.TRUNCATED, False)
+    assert re.search(
+        r"the prompt of \d+ tokens leaves no room for the answer \(OLLAMA_NUM_CTX is 512; raise it\)", failure.detail
+    )
 
 
 @needs_llama
