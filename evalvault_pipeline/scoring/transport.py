@@ -6,6 +6,7 @@ means for the call is said here, once for all providers.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -95,8 +96,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = headers.get("retry-after-ms")
     value = headers.get("retry-after")
     try:
-        if milliseconds:
-            return max(float(milliseconds) / 1000, 0.0)
+        if milliseconds and math.isfinite(wait := float(milliseconds)):
+            return max(wait / 1000, 0.0)
         if value and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
             return float(value)
         return max(parsedate_to_datetime(value).timestamp() - time(), 0.0) if value else None
