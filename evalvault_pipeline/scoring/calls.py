@@ -497,8 +497,8 @@ class Embedder:
                 and failed.reason in (Reason.TRUNCATED, Reason.JUDGE_ERROR)
                 and not failed.fatal
             ):
-                for wanted in batch:  # one text that the model does not take must not cost the others their vectors
-                    await self._embed([wanted])
+                half = len(batch) // 2  # one text that the model does not take must not cost the others their vectors
+                await asyncio.gather(self._embed(batch[:half]), self._embed(batch[half:]))
                 return
             for wanted in batch:
                 if not wanted.vector.done():

@@ -30,7 +30,7 @@ from evalvault_pipeline.scoring.judges import (
     Shape,
 )
 from evalvault_pipeline.scoring.model import Reason
-from evalvault_pipeline.scoring.transport import Transport, failure, no_json
+from evalvault_pipeline.scoring.transport import Transport, failure, no_json, text_in
 
 if TYPE_CHECKING:
     import ollama
@@ -87,6 +87,10 @@ class OllamaJudge(Judge):
             "keep_alive": self.spec.keep_alive,
         }
         status, headers, content = await self._transport.post("/api/embed", orjson.dumps(fields))
+        if status == 400 and TOO_LONG.search(_message(content)):
+            longest = max(len(text) for text in texts)
+            detail = f"a text of {longest:,} characters is longer than {self.spec.embedding_model} takes"
+            raise CallFailed(Reason.TRUNCATED, f"{detail}. Choose another model with EVALVAULT_EMBEDDING_MODEL.")
         if status != 200:
             raise self._failure(status, headers, content)
         try:
@@ -94,7 +98,7 @@ class OllamaJudge(Judge):
             vectors = [np.asarray(vector, dtype=np.float64) for vector in body["embeddings"]]
             if len(vectors) != len(texts) or any(vector.ndim != 1 or not vector.size for vector in vectors):
                 raise ValueError("not one vector for each text")
-            return Embeddings(vectors, body.get("prompt_eval_count") or 0)
+            return Embeddings(vectors, int(body.get("prompt_eval_count") or 0))
         except (KeyError, TypeError, AttributeError, ValueError):
             raise no_json(self.spec, content) from None
 
@@ -103,8 +107,8 @@ class OllamaJudge(Judge):
             body = orjson.loads(content)
             if error := body.get("error"):
                 raise CallFailed(Reason.JUDGE_ERROR, f"Ollama failed: {str(error)[:200]}", retry=True)
-            text, cut = body["message"]["content"], body.get("done_reason") == "length"
-            prompt_tokens, completion_tokens = body.get("prompt_eval_count") or 0, body.get("eval_count") or 0
+            text, cut = text_in(body["message"]), body.get("done_reason") == "length"
+            prompt_tokens, completion_tokens = int(body.get("prompt_eval_count") or 0), int(body.get("eval_count") or 0)
         except (KeyError, TypeError, AttributeError, ValueError):
             raise no_json(self.spec, content) from None
         half = self.spec.num_ctx // 2 - 16

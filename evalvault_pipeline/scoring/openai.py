@@ -24,7 +24,7 @@ from evalvault_pipeline.scoring.judges import (
     Shape,
 )
 from evalvault_pipeline.scoring.model import Reason
-from evalvault_pipeline.scoring.transport import Transport, failure, no_json
+from evalvault_pipeline.scoring.transport import Transport, failure, no_json, text_in
 
 if TYPE_CHECKING:
     import openai
@@ -145,9 +145,9 @@ class OpenAIJudge(Judge):
             details = usage.get("prompt_tokens_details") or {}
             return Answer(
                 tuple(_reply(choice) for choice in body["choices"]),
-                usage.get("prompt_tokens") or 0,
-                usage.get("completion_tokens") or 0,
-                details.get("cached_tokens") or 0,
+                int(usage.get("prompt_tokens") or 0),
+                int(usage.get("completion_tokens") or 0),
+                int(details.get("cached_tokens") or 0),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             raise no_json(self.spec, content) from None
@@ -168,7 +168,7 @@ class OpenAIJudge(Judge):
                 )
             if any(vector is None or vector.ndim != 1 or not vector.size for vector in vectors):
                 raise ValueError("not one vector for each text")
-            return Embeddings(vectors, (body.get("usage") or {}).get("prompt_tokens") or 0)
+            return Embeddings(vectors, int((body.get("usage") or {}).get("prompt_tokens") or 0))
         except (KeyError, TypeError, IndexError, AttributeError, ValueError):
             raise no_json(self.spec, content) from None
 
@@ -177,7 +177,7 @@ def _reply(choice: Mapping[str, Any]) -> Reply:
     message = choice["message"]
     finish = choice.get("finish_reason")
     refused = bool(message.get("refusal")) or finish == "content_filter"
-    return Reply(message.get("refusal") or message.get("content") or "", finish == "length", refused)
+    return Reply(message.get("refusal") or text_in(message), finish == "length", refused)
 
 
 def _error(content: bytes) -> dict[str, str]:

@@ -91,6 +91,16 @@ def no_json(spec: JudgeSpec, body: bytes) -> CallFailed:
     return CallFailed(Reason.JUDGE_ERROR, f"the judge answered with what is no JSON of its API: {said}", retry=True)
 
 
+def text_in(message: Mapping[str, Any]) -> str:
+    """The text of a chat message, also where it comes in parts; empty where there is none. Raises TypeError, KeyError."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if not isinstance(content, str):
+        raise TypeError("the content of a message is no text")
+    return content
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from `Retry-After` (seconds or a date) or `retry-after-ms`; None where neither is there."""
     milliseconds = headers.get("retry-after-ms")

@@ -244,7 +244,18 @@ def test_an_embedding_answer_that_holds_not_one_vector_a_text_is_tried_again(bod
 
 @pytest.mark.parametrize(
     "body",
-    ["", "null", "[]", "{}", '"text"', '{"choices": null}', '{"choices": [{}]}', '{"choices": [{"message": null}]}', '{"choi'],
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        '"text"',
+        '{"choices": null}',
+        '{"choices": [{}]}',
+        '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": {"content": 7}}]}',
+        '{"choi',
+    ],
 )
 def test_a_chat_answer_that_is_none_is_tried_again(body: str):
     with Saying(200, body) as server:
@@ -261,6 +272,13 @@ def test_a_chat_answer_that_is_none_is_tried_again(body: str):
         ({"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}, False, True, "No."),
         ({"message": {"content": None}, "finish_reason": "content_filter"}, False, True, ""),
         ({"message": {"content": None}, "finish_reason": "stop"}, False, False, ""),
+        (
+            {"message": {"content": [{"type": "text", "text": '{"a"'}, {"type": "text", "text": ": 1}"}]}},
+            False,
+            False,
+            '{"a": 1}',
+        ),
+        ({"message": {"content": [{"type": "thinking", "thinking": []}, {"text": "{}"}]}}, False, False, "{}"),
     ],
 )
 def test_a_reply_tells_whether_it_was_cut_or_refused(choice: dict[str, Any], cut: bool, refused: bool, text: str):
