@@ -144,13 +144,17 @@ def why(evidence: Mapping[str, Any]) -> str:
         first = refuted[0]
         text = first.get("statement") or f"context {first.get('context')}"
         more = f" (and {len(refuted) - 1} more)" if len(refuted) > 1 else ""
-        return f"not borne out: {text}: {first.get('reason', '')}{more}"
+        reason = f": {first['reason']}" if first.get("reason") else ""
+        return f"not borne out: {text}{reason}{more}"
     if "feedback" in evidence:
         return f"rating {evidence['rating']}: {evidence['feedback']}"
     if "ratings" in evidence:
         return f"ratings {', '.join(map(str, evidence['ratings']))}"
-    if "noncommittal" in evidence:
-        return "it is noncommittal" if evidence["noncommittal"] else f"it answers: {evidence['questions'][0]}"
+    if "noncommittal" in evidence:  # the score is 0 where all replies say so, else the cosine
+        declined = "cosine" not in evidence
+        return "it is noncommittal" if declined else f"it answers: {evidence['questions'][0]}"
+    if open_questions := [item["question"] for item in evidence.get("questions", ()) if not item["answered"]]:
+        return f"it leaves open: {'; '.join(open_questions[:3])}"
     weakest = evidence.get("weakest") or evidence
     if weakest.get("contradicted_by"):
         return f"the context says: {weakest['contradicted_by']}"

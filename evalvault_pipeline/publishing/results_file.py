@@ -238,24 +238,32 @@ def write_results(path: Path, report: RunReport) -> None:
         file.write("\n  ]\n}\n")
 
 
-def find_case(case_id: str, file: Path | None, *, folder: Path) -> tuple[Path, dict[str, Any], CaseEntry]:
+def find_case(case_id: str, file: Path | None, *, folder: Path) -> tuple[Path, dict[str, str], CaseEntry]:
     """(file, its header, the case) of a results file: the given one, else the newest of the results folder with this case.
 
-    Raises UnreadableFile, or UnknownCase where no file holds the case.
+    A file of the folder that cannot be read hides no older one. Raises UnreadableFile, or UnknownCase where no file holds the
+    case.
     """
     files = [file] if file else sorted(folder.glob("*/*/results.json"), key=lambda path: -path.stat().st_mtime_ns)
     known: list[str] = []
+    unreadable: UnreadableFile | None = None
     for path in files:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            entries = content.pop("results")
+            header = {name: content[name] for name in ("dataset_name", "snapshot", "model_name")}
+            entries = content["results"]
             for entry in entries:
                 if entry["test_case_id"] == case_id:
-                    return path, content, entry
+                    return path, header, entry
             known += [str(entry["test_case_id"]) for entry in entries]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UnreadableFile(f"{path} is no results file. Name one that `evalvault run --output` wrote.") from None
-    raise UnknownCase(case_id, known=known, where=str(file or folder / "*/*/results.json"))
+            unreadable = unreadable or UnreadableFile(
+                f"{path} is no results file. Name one that `evalvault run --output` wrote."
+            )
+    if unreadable:
+        raise unreadable
+    where = str(file) if file else f"{folder / '*/*/results.json'}; --results names another file"
+    raise UnknownCase(case_id, known=known, where=where)
 
 
 @contextmanager

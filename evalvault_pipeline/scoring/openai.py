@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 # The answer's limit counts the thoughts of a model that thinks first; it is a ceiling, and costs nothing by itself.
 ROOM_TO_THINK = 4
-TOO_LONG = re.compile(r"context[_ ](length|size|window)|maximum context|too many tokens", re.IGNORECASE)
+TOO_LONG = re.compile(
+    r"context[_ ](length|size|window)|maximum context|too many tokens|too large to process|physical batch size", re.IGNORECASE
+)
 UNSUPPORTED = re.compile(r"unsupported|not supported|unknown|unrecognized|not permitted|extra", re.IGNORECASE)
 NO_N = re.compile(r"""['"`]n['"`]""")
 NO_SCHEMA = re.compile(r"response_format|json_schema|json schema", re.IGNORECASE)
@@ -128,7 +130,7 @@ class OpenAIJudge(Judge):
 
     def _failure(self, status: int, headers: Mapping[str, str], error: Mapping[str, str]) -> CallFailed:
         said = self.spec.scrubbed(error["message"])
-        if status in (400, 413) and (TOO_LONG.search(said) or TOO_LONG.search(error["code"])):
+        if status in (400, 413, 500) and (TOO_LONG.search(said) or TOO_LONG.search(error["code"])):
             return CallFailed(Reason.TRUNCATED, f"the prompt is longer than {self.spec.model} takes: {said[:200]}")
         if status == 400 and "content_filter" in (error["code"], error["type"]):
             return CallFailed(Reason.REFUSED, f"the judge's content filter refused the prompt: {said[:200]}")

@@ -97,7 +97,7 @@ def test_an_estimate_without_a_price_and_one_without_a_judge_say_so():
     unknown = {"faithfulness": (1, 0, Estimate(calls=2, prompt_tokens=5, dollars=None))}
     assert printed(lambda console: print_estimate(unknown, console, judge="ollama/m")).count("no known price") == 2
     assert printed(lambda console: print_estimate({}, console, judge="none")) == (
-        "no metric of this run asks a judge: nothing to pay\n"
+        "this run asks no judge: nothing to pay\n"
     )
 
 

@@ -354,11 +354,6 @@ def test_a_prompt_that_is_too_long_for_the_server_is_truncated(llama_server: str
 
 
 @needs_llama
-@pytest.mark.xfail(
-    strict=True,
-    reason="openai._failure: llama.cpp says it with HTTP 500 (`too large to process. increase the physical batch size`), which is "
-    "retried, and then ends the run; it has to be TRUNCATED, as the gguf judge does it (TOO_LONG there)",
-)
 def test_a_text_that_is_too_long_to_embed_costs_the_others_nothing(llama_server: str, tmp_path: Path) -> None:
     """llama.cpp takes 512 tokens at once; the texts of a batch are sent together, and one must not spoil it for the rest."""
     long = EvalCase(case_id="long", question="q?", answer="a b c. " * 3000, contexts=("c",), ground_truth="c")
