@@ -90,7 +90,7 @@ def run(
     again = known if fresh == "all" else [name for name in fresh.split(",") if name]
     if dry_run:
         strict = not skip_bad_rows
-        estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again)
+        estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget)
         print_estimate(estimated, console, judge=settings.profile.judge)
         return
     with (

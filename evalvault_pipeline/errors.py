@@ -52,7 +52,7 @@ class MissingSetting(PipelineError):
     def __init__(self, name: str, *, profile: str) -> None:
         super().__init__(
             f"`{name}` is not set, and profile `{profile}` needs it. "
-            f"Export it, or choose a profile that needs no key: EVALVAULT_PROFILE=offline"
+            f"Export it, or choose the profile that needs no judge: EVALVAULT_PROFILE=offline"
         )
 
 

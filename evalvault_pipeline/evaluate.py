@@ -87,13 +87,16 @@ def judging_with(
         return None
     repeats = spec.judge_repeats if spec and spec.judge_repeats else settings.judge_repeats
     limit = budget or settings.budget
-    return Judging(
+    judging = Judging(
         identity=identify(chosen),
+        embeds=any(metric.embeddings for metric in plan.metrics),
         journal=settings.results_dir / "journal",
         budget=Budget.parse(limit) if limit else Budget(),
         deadline_seconds=settings.run_deadline_seconds,
         repeats=repeats,
     )
+    judging.new_spending()  # a budget that cannot be kept is refused before anything is scored
+    return judging
 
 
 def estimate_file(
@@ -105,6 +108,7 @@ def estimate_file(
     threshold: float | None = None,
     strict: bool = True,
     fresh: Sequence[str] = (),
+    budget: str | None = None,
 ) -> dict[str, tuple[int, int, Estimate]]:
     """Metric -> (scores to measure, scores in the store, what measuring takes) for the LLM metrics of a dataset file.
 
@@ -114,7 +118,7 @@ def estimate_file(
     snapshot, size = describe_snapshot(summary, spec)
     wanted = list(metrics) or list(spec.metrics if spec else ())
     plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
-    judging = judging_with(settings, plan, spec=spec)
+    judging = judging_with(settings, plan, spec=spec, budget=budget)
     if judging is None:
         return {}
     with ScoreStore(settings.score_store_url) as store:

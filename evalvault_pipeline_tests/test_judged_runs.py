@@ -202,10 +202,12 @@ def test_a_model_without_a_known_price_has_tokens_and_no_cost(project: UserProje
     file = dataset(project, 3)
     results = run(project, file, EVALVAULT_JUDGE_MODEL="our-own-model")
     assert results["total_tokens"] > 0 and results["total_cost_usd"] is None
-    done = project.run(
-        "evalvault", "run", str(file), "-m", TWO, "--budget", "1USD", check=False, EVALVAULT_JUDGE_MODEL="our-own-model"
-    )
-    assert done.returncode == 2 and "Mtok" in done.stderr
+    for dry in ([], ["--dry-run"]):
+        budget = ["--budget", "1USD", *dry]
+        done = project.run(
+            "evalvault", "run", str(file), "-m", TWO, *budget, check=False, EVALVAULT_JUDGE_MODEL="our-own-model"
+        )
+        assert done.returncode == 2 and "Mtok" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["5", "USD", "5EUR", "-1USD", "Mtok 2", ""])

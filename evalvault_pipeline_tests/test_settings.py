@@ -181,7 +181,7 @@ def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
         load_settings(tmp_path)
     assert str(refusal.value) == (
         "`OPENAI_API_KEY` is not set, and profile `openai` needs it. "
-        "Export it, or choose a profile that needs no key: EVALVAULT_PROFILE=offline"
+        "Export it, or choose the profile that needs no judge: EVALVAULT_PROFILE=offline"
     )
 
 

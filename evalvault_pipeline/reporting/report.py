@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from evalvault_pipeline.reporting.statistics import bootstrap_mean_interval, qua
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 WORST_CASES = 20
+UNMEASURED_DETAILS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,7 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
     values = {name: array("d") for name in info.thresholds}
     passed_scores: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {name: Counter() for name in info.thresholds}
-    details: dict[str, None] = {}
+    details: dict[str, str] = {}
     verdicts: Counter[bool | None] = Counter()
     worst: list[tuple[float, int, CaseResult]] = []
     spent, saved, costs = Cost(), Cost(), {name: Cost() for name in info.thresholds}
@@ -202,7 +204,9 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
         for score in result.scores:
             if score.value is None:
                 reasons[score.metric][str(score.unmeasured)] += 1
-                details.setdefault(f"{score.metric}: {score.detail}")
+                detail = f"{score.metric}: {score.detail}"
+                if len(details) < UNMEASURED_DETAILS:  # one of those that differ in their figures only
+                    details.setdefault(re.sub(r"\d+", "", detail), detail)
             else:
                 values[score.metric].append(score.value)
                 passed_scores[score.metric] += bool(score.passed)
@@ -240,7 +244,7 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
         failed=verdicts[False],
         metrics=metrics,
         worst=tuple(result for _, _, result in sorted(worst, key=lambda item: (-item[0], -item[1]))),
-        unmeasured_details=tuple(details)[:20],
+        unmeasured_details=tuple(details.values()),
         spent=spent,
         saved=saved,
         computed=sum(metric.measured for metric in metrics) - reused,

@@ -33,15 +33,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a call is tried. All in seconds but `attempts` and the two counts of failures in a row."""
+    """How long a call is tried. All in seconds but `attempts` and the counts of failures in a row."""
 
     attempts: int = 3
     wait_min: float = 4.0
     wait_max: float = 60.0
     throttled: float = 180.0  # how long one call may be sent away before it counts as failed
-    least_deadline: float = 10.0  # a call is never cut off earlier, however fast the others are
+    least_deadline: float = 30.0  # a call is never cut off earlier, however fast the others are
     failures_before_any_success: int = 4
     failures_in_a_row: int = 24
+    silences_in_a_row: int = 4  # attempts that waited for the whole timeout, or as many as are in flight where that is more
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class CallPool:
         spending: Spending,
         journal: Journal,
         patience: Patience | None = None,
-        deadline: float | None = None,
+        ends_at: float | None = None,
     ) -> None:
         self.judge = judge
         self.spending = spending
@@ -95,15 +96,15 @@ class CallPool:
         self.broken: PipelineError | None = None  # why no call can do any more
         self._patience = patience or Patience()
         self._journal = journal
-        self._ends_at = None if deadline is None else time.monotonic() + deadline
+        self._ends_at = ends_at  # by time.monotonic()
         self._several = judge.several_replies
         self._in_flight: dict[asyncio.Task[Any], _Flight] = {}
-        self._latencies: deque[float] = deque(maxlen=256)
+        self._latencies: dict[str, deque[float]] = {}  # by kind of call: embedding is quick, and says nothing of chat
         self._answers = 0
         self._answered: set[str] = set()  # the kinds of call that have been answered: "chat", "embed"
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = self._silences_in_a_row = 0
         self._last: CallFailed | None = None
-        self._usual = float("inf")  # a deadline by the latencies seen, renewed every 32 answers
+        self._usual: dict[str, float] = {}  # a deadline by the latencies seen, renewed every 32 answers
         self._settled = asyncio.Event()  # a call is over: replaced by the next one each time
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -262,11 +263,11 @@ class CallPool:
         """Send a call until it is answered, with three attempts at connection errors and failing servers."""
         try:
             try:
-                result = await self._patiently(send, priority)
+                result = await self._patiently(send, kind, priority)
             except CallFailed as failed:
                 if not failed.retry:
                     raise
-                result = await self._again(send, failed)
+                result = await self._again(send, kind, failed)
         except CallFailed as failed:
             if failed.fatal and kind not in self._answered:
                 self._stop_as_misconfigured(failed)
@@ -277,7 +278,7 @@ class CallPool:
         self._failures_in_a_row = 0
         return result
 
-    async def _again(self, send: Callable[[], Awaitable[T]], failed: CallFailed) -> T:
+    async def _again(self, send: Callable[[], Awaitable[T]], kind: str, failed: CallFailed) -> T:
         """The other attempts. They go first: their case waits for them. A call that was cut off gets the whole time now."""
         patience = self._patience
         if patience.attempts < 2:
@@ -290,15 +291,15 @@ class CallPool:
             sleep=self._pause,
             reraise=True,
         )
-        return await retrying(self._patiently, send, 0, unhurried=True)
+        return await retrying(self._patiently, send, kind, 0, unhurried=True)
 
-    async def _patiently(self, send: Callable[[], Awaitable[T]], priority: int, *, unhurried: bool = False) -> T:
+    async def _patiently(self, send: Callable[[], Awaitable[T]], kind: str, priority: int, *, unhurried: bool = False) -> T:
         """Send a call, and as long as the server only asks for patience, again."""
         first_sent_away: float | None = None
         throttles = 0
         while True:
             try:
-                return await self._once(send, priority, unhurried)
+                return await self._once(send, kind, priority, unhurried)
             except CallFailed as failed:
                 if not failed.throttled:
                     raise
@@ -316,7 +317,7 @@ class CallPool:
         left = seconds if self._ends_at is None else self._ends_at - time.monotonic()
         await asyncio.sleep(max(min(seconds, left), 0.0))
 
-    async def _once(self, send: Callable[[], Awaitable[T]], priority: int, unhurried: bool) -> T:
+    async def _once(self, send: Callable[[], Awaitable[T]], kind: str, priority: int, unhurried: bool) -> T:
         """Send a call when a slot is free. Its own task is what the sweeper cancels when its time is over."""
         self._refuse_when_over()
         slot = self.limiter.acquire(priority)
@@ -330,7 +331,7 @@ class CallPool:
         task = asyncio.current_task()
         assert task is not None
         started = time.monotonic()
-        flight = self._in_flight[task] = _Flight(started, unhurried)
+        flight = self._in_flight[task] = _Flight(kind, started, unhurried)
         try:
             self._refuse_when_over()
             result = await send()
@@ -345,14 +346,19 @@ class CallPool:
             raise
         else:
             self.limiter.answered()
-            self._answers += 1
-            self._latencies.append(time.monotonic() - started)
-            if self._answers % 32 == 0 or self._answers == 8:
-                self._usual = 6 * sorted(self._latencies)[int(0.95 * (len(self._latencies) - 1))]
+            self._note_latency(kind, time.monotonic() - started)
             return result
         finally:
             del self._in_flight[task]
             self.limiter.release()
+
+    def _note_latency(self, kind: str, seconds: float) -> None:
+        self._answers += 1
+        self._silences_in_a_row = 0
+        latencies = self._latencies.setdefault(kind, deque(maxlen=256))
+        latencies.append(seconds)
+        if self._answers % 32 == 0 or len(latencies) == 8:
+            self._usual[kind] = 6 * sorted(latencies)[int(0.95 * (len(latencies) - 1))]
 
     async def _sweep(self) -> None:
         """One timer for all calls: cut off what takes too long by its timeout, by what is usual, or by the run's deadline."""
@@ -360,11 +366,11 @@ class CallPool:
         while True:
             await asyncio.sleep(0.25)
             now = time.monotonic()
-            usual = max(self._usual, self._patience.least_deadline)
             over = self._ends_at is not None and now >= self._ends_at
             if over:
                 self.limiter.resume()  # who waits for a slot learns that it is over
             for task, flight in list(self._in_flight.items()):
+                usual = max(self._usual.get(flight.kind, timeout), self._patience.least_deadline)
                 allowed = timeout if flight.unhurried else min(timeout, usual)
                 if flight.overdue is not None or not (over or now - flight.started >= allowed):
                     continue
@@ -374,6 +380,8 @@ class CallPool:
                     else CallFailed(Reason.TIMEOUT, f"no answer in {now - flight.started:.0f} s", retry=True, unreachable=True)
                 )
                 task.cancel()
+                if not over and allowed == timeout:
+                    self._count_silence(flight.overdue)
 
     def _refuse_when_over(self) -> None:
         if self.broken is not None:
@@ -401,6 +409,13 @@ class CallPool:
         if not self._answers:
             most = 1 if failed.unreachable else patience.failures_before_any_success
         if self._failures_in_a_row >= most and self.broken is None:
+            self.broken = self.unavailable(failed)
+
+    def _count_silence(self, failed: CallFailed) -> None:
+        """A judge that answered, and now leaves as many calls as it is given unanswered for a whole timeout, hangs."""
+        self._silences_in_a_row += 1
+        most = max(self._patience.silences_in_a_row, int(self.limiter.limit))
+        if self._answers and self._silences_in_a_row >= most and self.broken is None:
             self.broken = self.unavailable(failed)
 
     def never_answered(self) -> JudgeUnavailable | None:
@@ -436,6 +451,7 @@ def way_out(spec: JudgeSpec, failed: CallFailed) -> str:
 
 @dataclass(slots=True)
 class _Flight:
+    kind: str
     started: float
     unhurried: bool
     overdue: CallFailed | None = None

@@ -63,7 +63,10 @@ def _judge(spec: JudgeSpec) -> Iterator[Finding]:
         code = 2 if failed.fatal else 3
         yield Finding(what="server", found=failed.detail, fine=False, remedy=way_out(spec, failed), exit_code=code)
         return
-    yield Finding(what="server", found=f"{where} answers" + (f", {len(known)} models" if known else ""))
+    if spec.provider == "gguf":
+        yield Finding(what="model file", found=where)
+    else:
+        yield Finding(what="server", found=f"{where} answers" + (f", {len(known)} models" if known else ""))
     for variable, model in (("EVALVAULT_JUDGE_MODEL", spec.model), ("EVALVAULT_EMBEDDING_MODEL", spec.embedding_model)):
         if model and known and not ({model, f"{model}:latest"} & set(known)):
             pull = f"Run `ollama pull {model}`, or set" if spec.provider == "ollama" else "Set"

@@ -113,16 +113,14 @@ def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
         ) from None
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    # A pooled text must fit in one batch, which is 512 tokens unless told otherwise. One slot for many texts of a call: with a
-    # number of slots that is no power of two, mean pooling fails an assertion of llama.cpp, which ends the process.
+    # One slot for many texts of a call: with a number of slots that is no power of two, mean pooling fails an assertion of
+    # llama.cpp, which ends the process.
     slots = 1 if embedding else spec.max_concurrency
-    if embedding:
-        params.n_batch = params.n_ubatch = spec.num_ctx
     params.n_parallel = slots
     params.n_ctx = spec.num_ctx * slots  # shared by the slots
     params.embedding = embedding
     if embedding:
-        params.n_batch = params.n_ubatch = spec.num_ctx  # a text is embedded in one piece
+        params.n_batch = params.n_ubatch = spec.num_ctx  # a text is embedded in one piece; 512 tokens unless told
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.verbosity = -1

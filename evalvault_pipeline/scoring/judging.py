@@ -47,12 +47,13 @@ GATHER_SECONDS = 0.05
 class Judging:
     """With whom and how patiently a run judges.
 
-    `spending` is shared by those who share a budget, None where it is a run's own; `repeats` says how often the noise sample is
-    judged, and 1 is once, like all.
+    `embeds`: whether a metric of the run embeds texts. `spending` is shared by those who share a budget, None where it is a
+    run's own; `repeats` says how often the noise sample is judged, and 1 is once, like all.
     """
 
     identity: JudgeIdentity
     journal: Path
+    embeds: bool = False
     budget: Budget = field(default_factory=Budget)
     spending: Spending | None = None
     deadline_seconds: float | None = None
@@ -63,7 +64,8 @@ class Judging:
         """Nothing spent yet. Raises InvalidSetting for a budget in dollars where the price is not known."""
         spec = self.identity.spec
         chat, embedding = price_of(spec.provider, spec.model), price_of(spec.provider, spec.embedding_model or "")
-        return Spending(self.budget, chat, embedding, judge=spec.name)
+        unpriced = spec.name if chat is None else str(spec.embedding_model) if self.embeds and embedding is None else ""
+        return Spending(self.budget, chat, embedding, unpriced=unpriced)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +225,8 @@ class _Run:
         self._open: dict[str, _OpenCase] = {}
         self._elsewhere: list[_OpenCase] = []  # claimed by another process
         self._looked_at = 0.0
+        deadline = judging.deadline_seconds
+        self._ends_at = None if deadline is None else time.monotonic() + deadline
         self._changed = threading.Condition()
         self._ended: queue.SimpleQueue[_OpenCase | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
@@ -373,11 +377,26 @@ class _Run:
         self._looked_at = time.monotonic()
         self._take_stored(self._elsewhere)
         still, self._elsewhere = self._elsewhere, []
+        over = self._ends_at is not None and time.monotonic() >= self._ends_at
         for case in still:
+            if over:
+                self._give_up(case)
             if not case.missing:
                 self._ended.put(case)
         if left := [case for case in still if case.missing]:
             self._hand_over(left)
+
+    def _give_up(self, case: _OpenCase) -> None:
+        """What another process has not scored in this run's time stays unmeasured here."""
+        case.failed = True
+        late = Unmeasured(
+            reason=Reason.TIMEOUT,
+            detail="another run judges this case, and this run's deadline (EVALVAULT_RUN_DEADLINE) has passed",
+        )
+        for name, repeat in case.missing:
+            metric = next(metric for metric in self._metrics if metric.name == name)
+            case.scores[name, repeat] = self._score(case.case, metric, repeat, late)
+        case.missing.clear()
 
     def _take_stored(self, cases: Sequence[_OpenCase]) -> None:
         """Fill in what has come into the store since these cases were opened."""
@@ -408,7 +427,7 @@ class _Run:
             spending=self._spending,
             journal=journal,
             patience=judging.patience,
-            deadline=judging.deadline_seconds,
+            ends_at=self._ends_at,
         )
         await self._pool.open()
         self._scorer = RagasScorer(self._pool, language=self._plan.language, rubric=self._plan.rubric)

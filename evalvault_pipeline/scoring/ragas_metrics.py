@@ -27,7 +27,7 @@ from evalvault_pipeline.scoring.judges import CallFailed, Shape
 from evalvault_pipeline.scoring.model import Measured, Reason, Unmeasured
 from evalvault_pipeline.scoring.prompts import load_prompts
 
-# What a field of an answer may hold. ragas asks for any integer: a judge that says 7 makes it a context precision of -2.
+# What a field of an answer may hold. ragas asks for any integer: a judge's verdict of -2 is a context precision of -2.
 ALLOWED: dict[str, tuple[int | str, ...]] = {
     "verdict": (0, 1),
     "attributed": (0, 1),

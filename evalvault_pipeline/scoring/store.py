@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -265,6 +266,10 @@ def _has_ended(owner: str, renewed_at: float, now: float) -> bool:
 
 def is_running(pid: int) -> bool:
     """Whether a process of this machine is alive."""
+    if sys.platform == "win32":  # there, signal 0 is Ctrl-C
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -333,5 +338,5 @@ def _add_columns(engine: sa.Engine) -> None:
         return
     with engine.begin() as connection:
         for column in lacking:
-            kind = column.type.compile(engine.dialect)
-            connection.execute(sa.text(f"ALTER TABLE {scores.name} ADD COLUMN {column.name} {kind} DEFAULT 0 NOT NULL"))
+            declared = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {scores.name} ADD COLUMN {declared}"))

@@ -62,7 +62,9 @@ class Transport:
             async with self._session.post(url, data=body, allow_redirects=False) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ClientConnectorError as error:
-            where = f"{self._spec.shown_url}: {error.os_error.strerror or error.os_error}"
+            number = error.os_error.errno
+            reason = os.strerror(number) if number and number > 0 else error.os_error  # a name that is unknown has -2
+            where = f"{self._spec.shown_url}: {reason}"
             raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {where}", retry=True, unreachable=True) from None
         except ValueError:  # a header or an address that HTTP cannot carry; the text may hold the key
             what = "the key or the address of the judge holds characters that HTTP cannot carry"

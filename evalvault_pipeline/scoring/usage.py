@@ -78,10 +78,11 @@ UNLIMITED = Budget()
 class Spending:
     """What a run has spent and what its calls in flight may still cost, held against the budget."""
 
-    def __init__(self, budget: Budget, chat: Price | None, embedding: Price | None, *, judge: str) -> None:
-        if budget.dollars < math.inf and chat is None:
+    def __init__(self, budget: Budget, chat: Price | None, embedding: Price | None, *, unpriced: str = "") -> None:
+        """`unpriced` names the model that has no price. Raises InvalidSetting where the budget is in dollars."""
+        if budget.dollars < math.inf and unpriced:
             raise InvalidSetting(
-                f"The price of {judge} is not known, so a budget in USD cannot be kept. Give it in tokens: --budget 2Mtok."
+                f"The price of {unpriced} is not known, so a budget in USD cannot be kept. Give it in tokens: --budget 2Mtok."
             )
         self.budget = budget
         self.chat_price = chat

@@ -96,9 +96,7 @@ def test_an_estimate_says_what_is_to_be_measured_and_what_it_will_cost():
 def test_an_estimate_without_a_price_and_one_without_a_judge_say_so():
     unknown = {"faithfulness": (1, 0, Estimate(calls=2, prompt_tokens=5, dollars=None))}
     assert printed(lambda console: print_estimate(unknown, console, judge="ollama/m")).count("no known price") == 2
-    assert printed(lambda console: print_estimate({}, console, judge="none")) == (
-        "this run asks no judge: nothing to pay\n"
-    )
+    assert printed(lambda console: print_estimate({}, console, judge="none")) == ("this run asks no judge: nothing to pay\n")
 
 
 @pytest.mark.parametrize("text", [*MARKUP, "\x1b[2J"])

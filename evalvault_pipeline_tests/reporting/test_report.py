@@ -82,6 +82,16 @@ def test_coverage_is_measured_scores_of_wanted_scores():
     assert run.unmeasured_details == ("faithfulness: no judge",)
 
 
+def test_details_that_differ_in_their_figures_only_are_told_once_and_hide_no_others():
+    rows = [
+        result(f"c{number}", (None, None), detail=f"the prompt of {9000 + number} tokens is too long") for number in range(50)
+    ]
+    run = summarize([*rows, result("last", (None, None), detail="the judge declined")], info=info())
+    assert run.unmeasured_details == tuple(
+        f"{name}: {detail}" for detail in ("the prompt of 9000 tokens is too long", "the judge declined") for name in THRESHOLDS
+    )
+
+
 def test_means_intervals_and_quantiles_are_over_the_measured_values_alone():
     run = report([0.2, None], [0.4, 1.0], [0.9, None])
     chrf, faithfulness = run.metrics

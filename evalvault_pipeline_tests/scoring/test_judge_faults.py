@@ -362,3 +362,13 @@ def test_an_ollama_that_stops_in_mid_run_is_found_out_as_soon(tmp_path: Path):
         server.stop()
         run = judged(CASES, spec, tmp_path)
     assert isinstance(run.error, JudgeUnavailable) and run.seconds < 3
+
+
+def test_a_judge_that_answered_and_then_hangs_ends_the_run_after_one_round_of_timeouts(tmp_path: Path):
+    """Three attempts of 24 calls in a row would be hours with a slow judge's timeout and four calls in flight."""
+    hangs_from = 20
+    with OpenAIServer(answer=steady, script=lambda number, body: Fault("hang") if number >= hangs_from else None) as server:
+        spec = openai_spec(server, max_concurrency=4, timeout_seconds=1.0)
+        run = judged(CASES, spec, tmp_path, THREE)
+    assert isinstance(run.error, JudgeUnavailable) and "no answer in" in str(run.error)
+    assert run.seconds < 5 and server.calls.total() < hangs_from + 3 * 4 + 2

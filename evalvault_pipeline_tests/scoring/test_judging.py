@@ -199,6 +199,22 @@ def test_a_case_that_another_run_gives_up_is_judged_by_the_one_that_waits(tmp_pa
     assert not second.reasons and len(second.outcomes) == 24
 
 
+def test_the_runs_deadline_holds_also_while_another_run_judges_its_cases(tmp_path: Path):
+    cases = cases_of(6)
+    with OpenAIServer(answer=steady, latency=0.6) as server:
+        spec = openai_spec(server, max_concurrency=2)
+        first = threading.Thread(target=judged, args=(cases, spec, tmp_path, TWO))
+        first.start()
+        time.sleep(0.3)
+        second = judged(cases, spec, tmp_path, TWO, deadline_seconds=0.7)
+        assert second.seconds < 2.5 and second.reasons == {"timeout"}
+        first.join()
+        assert server.answered[CHAT] == 18
+        assert judged(cases, spec, tmp_path, TWO).reasons == set()
+        assert server.answered[CHAT] == 18
+    assert any("another run judges this case" in score.detail for score in second.all)
+
+
 def test_a_writer_that_fails_ends_the_run_and_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object, **__: object) -> None:
         raise UnicodeEncodeError("utf-8", "x", 0, 1, "no such thing")

@@ -160,8 +160,8 @@ def test_a_server_with_room_for_eight_is_found_out_and_no_case_fails(tmp_path: P
         run = judged(cases_of(20), spec, tmp_path, THREE, batch_size=2, patience=patience, on_progress=states.append)
     assert run.error is None and not run.reasons
     assert server.answered["/v1/chat/completions"] == 100
-    late = [state for state in states if state.calls >= 40]
-    assert max(state.in_flight for state in late) <= 32 and max(state.limit for state in late) < 64
+    late = sorted(state.limit for state in states if state.calls >= 40)
+    assert late[len(late) // 2] <= 32 and late[-1] < 64
 
 
 def test_a_server_that_bears_it_is_asked_as_much_as_is_allowed_and_no_more(tmp_path: Path):

@@ -60,8 +60,17 @@ def test_a_budget_in_dollars_without_a_price_is_refused(tmp_path: Path):
     assert server.calls.total() == 0
 
 
+def test_a_budget_in_dollars_needs_the_embedding_models_price_too_where_one_is_asked(tmp_path: Path):
+    with MeteredServer() as server:
+        spec, budget = openai_spec(server, embedding_model="our-own-embeddings"), Budget.parse("5USD")
+        run = judged(cases_of(2), spec, tmp_path, ["semantic_similarity"], budget=budget, embeds=True)
+        assert isinstance(run.error, InvalidSetting) and "The price of our-own-embeddings is not known" in str(run.error)
+        assert server.calls.total() == 0
+        assert judged(cases_of(2), spec, tmp_path, ["faithfulness"], budget=budget).error is None
+
+
 def test_what_calls_in_flight_may_cost_is_set_aside_and_given_back():
-    spending = Spending(Budget(tokens=2000), None, None, judge="x")
+    spending = Spending(Budget(tokens=2000), None, None)
     first = spending.reserve(3000)  # 1,000 tokens, and 256 of an answer
     assert first == (1256.0, 0.0)
     assert spending.reserve(3000) is None and not spending.spent, "it may fit when the first is settled"
@@ -72,7 +81,7 @@ def test_what_calls_in_flight_may_cost_is_set_aside_and_given_back():
 
 def test_a_call_that_does_not_fit_when_nothing_is_in_flight_ends_the_budget_for_good():
     """Else a short call could pass after a long one was refused, and which cases are measured would be chance."""
-    spending = Spending(Budget(tokens=1000), None, None, judge="x")
+    spending = Spending(Budget(tokens=1000), None, None)
     assert spending.reserve(3000) is None and spending.spent
     assert spending.reserve(30) is None
 
@@ -82,7 +91,7 @@ def test_a_call_that_does_not_fit_when_nothing_is_in_flight_ends_the_budget_for_
     st.integers(0, 20_000),
 )
 def test_spending_never_passes_the_budget_while_answers_are_as_long_as_expected(calls, tokens):
-    spending = Spending(Budget(tokens=tokens), CENT, CENT, judge="x")
+    spending = Spending(Budget(tokens=tokens), CENT, CENT)
     flying = []
     for prompt_bytes, replies, answer, ends in calls:
         if (reserved := spending.reserve(prompt_bytes, replies)) is not None:
@@ -95,7 +104,7 @@ def test_spending_never_passes_the_budget_while_answers_are_as_long_as_expected(
 
 
 def test_a_cached_part_of_a_prompt_has_its_own_price():
-    spending = Spending(Budget(), CENT, None, judge="x")
+    spending = Spending(Budget(), CENT, None)
     assert spending.add_call(100, 10, 40, 1) == pytest.approx(60 * 0.01 + 40 * 0.001 + 10 * 0.1)
     assert spending.add_embedding(100) is None and spending.dollars == pytest.approx(1.64)
 
