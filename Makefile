@@ -5,6 +5,7 @@ UV ?= $(shell command -v uv 2>/dev/null)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 export EVALVAULT_PROFILE ?= offline
 
 .PHONY: help setup setup-dev demo test check format dev bench docs lock clean
@@ -20,14 +21,14 @@ demo: setup ## score the Korean demo dataset through Dagster and print the repor
 	EVALVAULT_PROFILE=offline $(BIN)/evalvault backfill insurance_qa --from 2026w47 --cases 5
 
 test: setup-dev ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup-dev ## format, lint, types, tests, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: setup-dev ## format and mend what the linter can
 	$(BIN)/ruff format .

@@ -146,7 +146,8 @@ def explain(
 
     file, header, entry = find_case(case_id, results, folder=_settings(None).results_dir)
     console = _console()
-    console.print(f"{file}: {header['dataset_name']} {header['snapshot']}, judge {header['model_name']}", soft_wrap=True)
+    where = f"{header['dataset_name']} {header['snapshot']}, run {header['run_id']}, judge {header['model_name']}"
+    console.print(f"{file}: {where}", soft_wrap=True)
     print_explanation(entry, console)
 
 

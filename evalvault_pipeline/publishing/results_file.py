@@ -250,7 +250,7 @@ def find_case(case_id: str, file: Path | None, *, folder: Path) -> tuple[Path, d
     for path in files:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            header = {name: content[name] for name in ("dataset_name", "snapshot", "model_name")}
+            header = {name: content[name] for name in ("run_id", "dataset_name", "snapshot", "model_name")}
             entries = content["results"]
             for entry in entries:
                 if entry["test_case_id"] == case_id:

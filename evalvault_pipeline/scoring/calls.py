@@ -47,9 +47,9 @@ class Patience:
 
 @dataclass(slots=True)
 class Scope:
-    """One metric on one case: what it asked, what came back, what it cost."""
+    """One metric on one case: what it asked, what came back, what it cost. `score` is its name in the journal."""
 
-    case: str
+    score: str
     judge: str
     repeat: int = 0
     steps: int = 1
@@ -136,7 +136,7 @@ class CallPool:
         seed = occurrence + 1000 * scope.repeat
         answer = await self._chat([("user", prompt)], shape, scope, bill, n=n, seed=seed, priority=priority)
         found = [await self._valid(reply, prompt, shape, scope, bill, seed) for reply in answer.replies[:n]]
-        self._journal.note(scope.case, dict(zip(keys, (text for _, text in found), strict=False)), bill)
+        self._journal.note(scope.score, dict(zip(keys, (text for _, text in found), strict=False)), bill)
         values = [value for value, _ in found]
         if len(values) < n:  # this server gives one at a time
             self._several = False

@@ -57,7 +57,7 @@ class Journal:
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._lock = FileLock(f"{self._path}.lock")
         self._left: dict[str, Noted] = {}
-        self._open: dict[str, list[str]] = {}  # case -> lines of it that no stored score has made needless
+        self._open: dict[str, list[str]] = {}  # score -> lines for it, until it is stored
 
     def __enter__(self) -> Journal:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Keep only what belongs to no stored score: calls of cases that failed in a later step."""
+        """Keep only what belongs to no stored score: the answers for scores that failed in a later step."""
         self._file.close()
         lines = [line for kept in self._open.values() for line in kept]
         if lines:
@@ -91,21 +91,26 @@ class Journal:
             digest.update(text[start : start + 2000])
         return digest.hexdigest()
 
+    @property
+    def scores(self) -> list[str]:
+        """The scores for which answers are kept."""
+        return list(self._open)
+
     def find(self, key: str) -> Noted | None:
         """The answer that an ended process paid for."""
         return self._left.get(key)
 
-    def note(self, case: str, texts: Mapping[str, str], bill: Bill) -> None:
+    def note(self, score: str, texts: Mapping[str, str], bill: Bill) -> None:
         """Keep the replies of one call by their keys; they are on their way to the disk when this returns."""
         paid = [bill.prompt_tokens, bill.completion_tokens, bill.cost_usd, bill.calls]
-        fields = {"case": case, "at": int(time.time()), "texts": texts, "paid": paid}
+        fields = {"score": score, "at": int(time.time()), "texts": texts, "paid": paid}
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
         self._file.write(line)
-        self._open.setdefault(case, []).append(line.decode())
+        self._open.setdefault(score, []).append(line.decode())
 
-    def settled(self, cases: Iterable[str]) -> None:
-        """All scores of these cases are stored: their answers are not needed any more."""
-        done = [case for case in cases if self._open.pop(case, None)]
+    def settled(self, scores: Iterable[str]) -> None:
+        """These scores are stored: the answers for them are not needed any more."""
+        done = [score for score in scores if self._open.pop(score, None)]
         if done:
             self._file.write(orjson.dumps({"settled": done}, option=orjson.OPT_APPEND_NEWLINE))
 
@@ -119,9 +124,9 @@ class Journal:
             oldest = time.time() - KEPT_SECONDS
             with suppress(FileNotFoundError):
                 lines = [(line, _fields(line)) for line in path.read_bytes().splitlines(keepends=True)]
-                settled = {case for _, fields in lines for case in fields.get("settled", ())}
+                settled = {score for _, fields in lines for score in fields.get("settled", ())}
                 for line, fields in lines:
-                    if fields.get("at", 0) >= oldest and fields["case"] not in settled:
+                    if fields.get("at", 0) >= oldest and fields["score"] not in settled:
                         self._adopt(line, **fields)
                 path.unlink(missing_ok=True)
         finally:
@@ -129,12 +134,12 @@ class Journal:
             with suppress(OSError):
                 Path(lock.lock_file).unlink(missing_ok=True)
 
-    def _adopt(self, line: bytes, *, case: str, at: float, texts: Mapping[str, str], paid: Bill) -> None:
+    def _adopt(self, line: bytes, *, score: str, at: float, texts: Mapping[str, str], paid: Bill) -> None:
         for key, text in texts.items():
             self._left[key] = Noted(text, paid)
             paid = Bill()  # the first reply of a call carries its cost
         self._file.write(line)
-        self._open.setdefault(case, []).append(line.decode())
+        self._open.setdefault(score, []).append(line.decode())
 
 
 def _fields(line: bytes) -> dict[str, Any]:
@@ -144,6 +149,6 @@ def _fields(line: bytes) -> dict[str, Any]:
         if "settled" in fields:
             return {"settled": list(fields["settled"])}
         texts, paid = dict(fields["texts"]), Bill(*fields["paid"])
-        return {"case": str(fields["case"]), "at": float(fields["at"]), "texts": texts, "paid": paid}
+        return {"score": str(fields["score"]), "at": float(fields["at"]), "texts": texts, "paid": paid}
     except (ValueError, KeyError, TypeError):
         return {}

@@ -171,7 +171,9 @@ class _OpenCase:
         self.scores: dict[tuple[str, int], MetricScore] = {}
         self.missing: set[tuple[str, int]] = set()
         self.rows: list[tuple[ScoreKey, StoredScore]] = []
-        self.failed = False  # whether the judge failed at one of them
+        self.failed: set[tuple[str, int]] = (
+            set()
+        )  # those at which the judge failed: what it did answer is kept for the next run
         self.is_done = False
 
 
@@ -388,7 +390,6 @@ class _Run:
 
     def _give_up(self, case: _OpenCase) -> None:
         """What another process has not scored in this run's time stays unmeasured here."""
-        case.failed = True
         late = Unmeasured(
             reason=Reason.TIMEOUT,
             detail="another run judges this case, and this run's deadline (EVALVAULT_RUN_DEADLINE) has passed",
@@ -415,10 +416,18 @@ class _Run:
         # Opened here and closed by the stack: the journal belongs to whoever runs the loop.
         journal = self._stack.enter_context(Journal(self._judging.journal))
         self._journal = journal
+        self._settle_stored(journal)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge-loop", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open_pool(journal), self._loop).result()
+
+    def _settle_stored(self, journal: Journal) -> None:
+        """A process may have died between storing a score and settling it."""
+        left = dict.fromkeys(noted.split()[0] for noted in journal.scores)
+        for repeat in range(self._judging.repeats):
+            stored = self._store.find(left, metrics=self._by, repeat=repeat)
+            journal.settled(_noted_as(digest, metric, repeat) for digest, metric in stored)
 
     async def _open_pool(self, journal: Journal) -> None:
         judging = self._judging
@@ -474,7 +483,7 @@ class _Run:
         case, metric = job.case, job.metric
         version, judge = self._by[metric.name]
         scope = Scope(
-            case.case.digest,
+            _noted_as(case.case.digest, metric.name, job.repeat),
             judge,
             repeat=job.repeat,
             steps=metric.steps,
@@ -502,7 +511,8 @@ class _Run:
         else:
             case.scores[key] = self._score(case.case, metric, job.repeat, outcome, **paid)
             # Where well-formed answers make no value, the next run asks anew instead of finding them in the journal.
-            case.failed = case.failed or scope.failure is not None
+            if scope.failure is not None:
+                case.failed.add(key)
         case.missing.discard(key)
         if not case.missing:
             self._ended.put(case)
@@ -540,7 +550,9 @@ class _Run:
         done = [(digest, self._claimed_as) for digest in digests]
         self._store.save(rows, done=done, owner=self._owner, older_than=self._plan.started_at if self._plan.fresh else "")
         if self._loop is not None:
-            self._journal.settled(case.case.digest for case in cases if not case.failed)
+            self._journal.settled(
+                _noted_as(case.case.digest, *key) for case in cases for key in case.scores if key not in case.failed
+            )
         with self._changed:
             for case in cases:
                 case.is_done = True
@@ -568,6 +580,11 @@ class _Run:
             tokens=spending.tokens,
             dollars=spending.dollars if spending.chat_price else None,
         )
+
+
+def _noted_as(digest: str, metric: str, repeat: int) -> str:
+    """The name of a score in the journal."""
+    return f"{digest} {metric} {repeat}"
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

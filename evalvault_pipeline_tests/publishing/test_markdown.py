@@ -274,8 +274,8 @@ def test_an_empty_run_can_be_written():
         ),
         ({"rating": 2, "feedback": "too short"}, "rating 2: too short"),
         ({"ratings": [2, 1]}, "ratings 2, 1"),
-        ({"questions": ["얼마인가요?"], "noncommittal": False}, "it answers: 얼마인가요?"),
-        ({"questions": ["얼마인가요?"], "noncommittal": True}, "it is noncommittal"),
+        ({"questions": ["얼마인가요?"], "noncommittal": 0, "cosine": 0.4}, "it answers: 얼마인가요?"),
+        ({"questions": ["얼마인가요?"], "noncommittal": 1}, "it is noncommittal"),
     ],
 )
 def test_the_evidence_is_told_in_a_few_words(evidence: dict[str, Any], text: str):

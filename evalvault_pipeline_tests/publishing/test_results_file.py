@@ -206,7 +206,10 @@ def test_a_case_that_no_results_hold_is_named_with_the_nearest_or_the_command_th
         UnknownCase, match=r"No results hold a case `kr-01` \(looked in .*results.json\). Did you mean `kr-001`\?"
     ):
         find_case("kr-01", file, folder=tmp_path)
-    with pytest.raises(UnknownCase, match=r"looked in .*\*/\*/results.json\). Write results with `evalvault run --output"):
+    with pytest.raises(
+        UnknownCase,
+        match=r"looked in .*\*/\*/results.json; --results names another file\). Write results with `evalvault run --output",
+    ):
         find_case("kr-01", None, folder=tmp_path / "empty")
 
 

