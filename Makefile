@@ -5,7 +5,7 @@ UV ?= $(shell command -v uv 2>/dev/null)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
 .PHONY: help setup setup-dev demo test check format dev bench docs lock clean

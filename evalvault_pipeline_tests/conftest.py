@@ -17,10 +17,7 @@ ORIGINAL_DATA = Path(os.environ.get("EVALVAULT_ORIGINAL_DATA") or PROJECT.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what waits for a daemon most of the time, on one worker, so that the others work meanwhile."""
-    for item in items:
-        if item.get_closest_marker("stack"):
-            item.add_marker(pytest.mark.xdist_group("stack"))
+    """First what waits for a daemon most of the time, while the other worker works."""
     items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 
