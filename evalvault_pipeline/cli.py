@@ -36,6 +36,8 @@ app = typer.Typer(
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 
+INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
+
 Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod, openai or gguf; over EVALVAULT_PROFILE.")]
 
 Cases = Annotated[int, typer.Option("--cases", min=0, max=20, help="How many of the worst cases to show.")]
@@ -255,6 +257,11 @@ def main() -> None:
     except PipelineError as error:
         print(f"evalvault: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            kept = "What was scored, and what the judge answered, is kept: run the same command again."
+            print(f"evalvault: interrupted. {kept}", file=sys.stderr)
+        raise
 
 
 def _settings(profile: str | None) -> Settings:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -87,7 +88,22 @@ def _key(key: SecretStr) -> SecretStr:
 
 
 def _with_scheme(url: str) -> str:
-    return url if "://" in url else f"http://{url}"
+    """An address of a server. Its text is never repeated: it may hold a password."""
+    url = (url if "://" in url else f"http://{url}").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        fine = False
+    if not fine:
+        raise ValueError("it is no address of a server; write http://host:port or https://host")
+    return url
+
+
+def _native(url: str) -> str:
+    if url.endswith("/v1"):
+        raise ValueError("it ends in /v1, which is OpenAI's API; Ollama's own is wanted: leave /v1 out")
+    return url
 
 
 Url = Annotated[str, AfterValidator(_with_scheme)]
@@ -147,7 +163,7 @@ class Settings(BaseSettings):
     openai_base_url: Url | None = Field(
         None, validation_alias="OPENAI_BASE_URL", description="A server that speaks OpenAI's API."
     )
-    ollama_base_url: Url = Field(
+    ollama_base_url: Annotated[Url, AfterValidator(_native)] = Field(
         "http://localhost:11434", validation_alias="OLLAMA_BASE_URL", description="The Ollama server of dev and prod."
     )
 

@@ -89,8 +89,13 @@ def test_a_dry_run_calls_no_model_and_says_how_many_calls_the_run_then_makes(
     file = dataset(project, 20)
     said = project.run("evalvault", "run", str(file), "-m", TWO, "--dry-run").stdout
     assert not server.calls[CHAT]
+    assert told_calls(said) == run(project, file)["usage"]["judge_calls"] == 60
+
+
+def told_calls(said: str) -> int:
+    """The LLM calls that a dry run tells."""
     total = next(line for line in said.splitlines() if line.startswith("│ all"))
-    assert total.split("│")[4].strip() == str(run(project, file)["usage"]["judge_calls"]) == "60"
+    return int(total.split("│")[4])
 
 
 @pytest.mark.parametrize("killed_after", [5, 40, 110])
@@ -105,12 +110,33 @@ def test_a_killed_run_loses_no_more_than_the_calls_in_flight(
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    time.sleep(0.5)  # the server ends what was in flight
+    paid = server.answered[CHAT]
+    said = project.run("evalvault", "run", str(file), "-m", TWO, "--dry-run").stdout
     began = time.monotonic()
     results = run(project, file)
     assert results["coverage"] == 1.0
+    assert results["usage"]["judge_calls"] == server.answered[CHAT] - paid == told_calls(said)
+    assert results["usage"]["judge_calls"] < sum(
+        metric["judge_calls"] for case in results["results"] for metric in case["metrics"]
+    )
     assert 150 <= server.answered[CHAT] <= 150 + IN_FLIGHT
     assert time.monotonic() - began < 45, "it waited for the claims of a dead process"
     assert not list((project.folder / "data" / "results" / "journal").glob("*.jsonl"))
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(project: UserProject, server: OpenAIServer) -> None:
+    server.latency = 0.2
+    log = project.folder / "run.log"
+    process = project.start("evalvault", "run", str(dataset(project, 50)), "-m", TWO, log=log)
+    ends = time.monotonic() + 60
+    while server.answered[CHAT] < 10 and time.monotonic() < ends:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    said = log.read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert said.endswith("is kept: run the same command again.\n")
 
 
 def test_a_killed_backfill_gives_its_place_at_the_judge_back(project: UserProject, server: OpenAIServer) -> None:

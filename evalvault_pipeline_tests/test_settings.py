@@ -296,6 +296,22 @@ def test_a_budget_in_any_other_form_is_refused_with_one_that_is_right(tmp_path: 
     assert "5USD or 2Mtok" in message and "See docs/configuration.md." in message
 
 
+@pytest.mark.parametrize("name", ["OLLAMA_BASE_URL", "OPENAI_BASE_URL"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://localhost", "htp://localhost:11434", "http://localhost:abc", "http://localhost:99999", "http://[::1", "http://"],
+)
+def test_an_address_that_no_server_can_have_is_refused_before_anything_is_asked(tmp_path: Path, name: str, url: str):
+    message = refusal_of(tmp_path, **{name: url})
+    assert message.startswith(f"The value of `{name}` cannot be used: it is no address of a server; write http://host:port")
+
+
+def test_the_address_of_openais_api_is_no_address_of_ollamas_own(tmp_path: Path):
+    assert "leave /v1 out" in refusal_of(tmp_path, OLLAMA_BASE_URL="http://localhost:11434/v1/")
+    assert load_settings(tmp_path, OLLAMA_BASE_URL="gpu:11434/").ollama_base_url == "http://gpu:11434"
+    assert load_settings(tmp_path, OPENAI_BASE_URL="http://gpu:8000/v1/").openai_base_url == "http://gpu:8000/v1"
+
+
 @pytest.mark.parametrize("zone", ["Korea/Seoul", "Asia", "../etc/passwd", "Asia/" + "x" * 300, "KST+9 "])
 def test_a_time_zone_that_does_not_exist_is_refused(tmp_path: Path, zone: str):
     assert refusal_of(tmp_path, EVALVAULT_TIMEZONE=zone) == (

@@ -24,7 +24,7 @@ from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import judging_with, plan_scoring, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
-from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.reporting.report import Cost, RunReport
 from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.judging import Judging
 from evalvault_pipeline.scoring.model import BatchScores
@@ -245,7 +245,9 @@ def _shared(judging: Judging | None, began: dict[str, Any]) -> Judging | None:
 
 def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
     measured = [score for score in scored.scores if score.value is not None]
-    paid = [score for result in scored.results for score in (*result.scores, *result.repeats) if not score.reused]
+    spent = Cost()
+    for score in (score for result in scored.results for score in (*result.scores, *result.repeats) if not score.reused):
+        spent.add(score)
     return {
         "dagster/partition_row_count": len(scored.scores),
         "cases": len(scored.results),
@@ -253,6 +255,6 @@ def _batch_metadata(scored: BatchScores) -> dict[str, Any]:
         "failed_cases": sum(result.passed is False for result in scored.results),
         "unmeasured_scores": len(scored.scores) - len(measured),
         "scores_from_store": sum(score.reused for score in measured),
-        "judge_calls": sum(score.judge_calls for score in paid),
-        "tokens": sum(score.tokens for score in paid),
+        "judge_calls": spent.calls,
+        "tokens": spent.tokens,
     }

@@ -11,6 +11,7 @@ from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 def report_markdown(report: RunReport, *, cases: int = 20) -> str:
     info = report.info
+    noise = [*(f"- {_plain(line)}" for line in noise_lines(report)), ""]
     lines = [
         f"# {_plain(info.dataset)} {_plain(info.snapshot)}: {percent(report.pass_rate)} passed",
         "",
@@ -18,7 +19,7 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
         "",
         *metrics_table(report),
         "",
-        *(f"{_plain(line)}  " for line in noise_lines(report)),
+        *(noise if len(noise) > 1 else ()),
     ]
     if report.unmeasured_details:
         lines += ["## Not measured", "", *(f"- {_plain(detail)}" for detail in report.unmeasured_details), ""]

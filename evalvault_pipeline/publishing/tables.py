@@ -201,6 +201,9 @@ def read_batch(path: Path) -> Batch:
     )
 
 
+_AS_JSON = ("evidence", "noted")
+
+
 def write_scores(path: Path, scored: BatchScores) -> None:
     import pyarrow as pa
 
@@ -222,6 +225,7 @@ def write_scores(path: Path, scored: BatchScores) -> None:
             "completion_tokens": pa.int64(),
             "embedding_tokens": pa.int64(),
             "cost_usd": pa.float64(),
+            "noted": pa.string(),
             "reused": pa.bool_(),
             "lower_is_better": pa.bool_(),
             "repeat": pa.int64(),
@@ -229,8 +233,8 @@ def write_scores(path: Path, scored: BatchScores) -> None:
     )
     rows = [
         {
-            **{name: getattr(score, name) for name in schema.names if name != "evidence"},
-            "evidence": _json(score.evidence),
+            **{name: getattr(score, name) for name in schema.names if name not in _AS_JSON},
+            **{name: _json(getattr(score, name)) for name in _AS_JSON},
         }
         for result in scored.results
         for score in (*result.scores, *result.repeats)
@@ -253,7 +257,8 @@ def read_scores(path: Path, batch: Batch) -> BatchScores:
     about, rows = _read(path)
     for row in rows:
         del row["passed"]
-        row["evidence"] = json.loads(row["evidence"])
+        for name in _AS_JSON:
+            row[name] = json.loads(row.get(name) or "{}")
         by_case.setdefault(row["case_id"], []).append(MetricScore(**row))
     results = tuple(_case_result(case, by_case.get(case.case_id, ())) for case in batch.cases)
     return BatchScores(snapshot=batch.snapshot, index=batch.index, results=results, **about["scored_by"])

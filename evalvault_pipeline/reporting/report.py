@@ -62,13 +62,25 @@ class Cost:
         return self.prompt_tokens + self.completion_tokens + self.embedding_tokens
 
     def add(self, score: MetricScore) -> None:
-        self.calls += score.judge_calls
-        self.prompt_tokens += score.prompt_tokens
-        self.completion_tokens += score.completion_tokens
+        """What the run of this score paid for it: all but what is `noted` of an earlier one."""
+        noted = score.noted
+        self.calls += score.judge_calls - noted.get("calls", 0)
+        self.prompt_tokens += score.prompt_tokens - noted.get("prompt_tokens", 0)
+        self.completion_tokens += score.completion_tokens - noted.get("completion_tokens", 0)
         self.embedding_tokens += score.embedding_tokens
         if score.tokens or score.judge_calls:
-            known = self.dollars is not None and score.cost_usd is not None
-            self.dollars = (self.dollars or 0.0) + (score.cost_usd or 0.0) if known else None
+            self._add_dollars(None if score.cost_usd is None else score.cost_usd - (noted.get("cost_usd") or 0.0))
+
+    def add_noted(self, score: MetricScore) -> None:
+        """What an earlier run paid, which ended before this score was whole."""
+        if noted := score.noted:
+            self.calls += noted["calls"]
+            self.prompt_tokens += noted["prompt_tokens"]
+            self.completion_tokens += noted["completion_tokens"]
+            self._add_dollars(noted["cost_usd"])
+
+    def _add_dollars(self, dollars: float | None) -> None:
+        self.dollars = None if self.dollars is None or dollars is None else self.dollars + dollars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +227,7 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
             reused += score.reused
         for score in (*result.scores, *result.repeats):
             (saved if score.reused else spent).add(score)
+            saved.add_noted(score)
             if not score.reused:
                 costs[score.metric].add(score)
         for name in {score.metric for score in result.repeats}:

@@ -59,6 +59,7 @@ class Scope:
     completion_tokens: int = 0
     embedding_tokens: int = 0
     cost_usd: float | None = 0.0
+    noted: Bill = field(default_factory=Bill)  # the part that an ended process had paid
     failure: CallFailed | None = None
     answers: list[Any] = field(default_factory=list)
     asked: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -152,6 +153,7 @@ class CallPool:
             with contextlib.suppress(ValueError):  # noted by a version that took what this one does not
                 found[position] = shape.parse(noted.text)
                 scope.add(noted.bill)
+                scope.noted.add(noted.bill)
         return found
 
     async def _each(self, prompt: str, shape: Shape, scope: Scope, occurrences: range, noted: Mapping[int, Any]) -> list[Any]:
@@ -387,7 +389,7 @@ class CallPool:
         if self.broken is not None:
             raise CallFailed(Reason.JUDGE_ERROR, str(self.broken))
         if self.spending.spent or self.spending.exceeded:
-            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} was spent")
+            raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} allows no further call")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise self._run_is_over()
 
@@ -446,7 +448,7 @@ def way_out(spec: JudgeSpec, failed: CallFailed) -> str:
         return f"Choose other models with {choose}."
     if spec.provider == "ollama":
         return f"Pull the models: `ollama pull {spec.model}`, `ollama pull {spec.embedding_model}`."
-    return f"Check {choose} and OPENAI_BASE_URL; `evalvault doctor` lists the models."
+    return f"Check OPENAI_BASE_URL (it ends in /v1) and {choose}."
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.scoring.journal import Bill
 from evalvault_pipeline.scoring.judges import JudgeSpec
 from evalvault_pipeline.scoring.ragas_metrics import prompt_heads
 from evalvault_pipeline.scoring.usage import price_of
@@ -32,6 +33,17 @@ class Estimate:
             completion_tokens=self.completion_tokens + other.completion_tokens,
             embedding_tokens=self.embedding_tokens + other.embedding_tokens,
             dollars=None if self.dollars is None or other.dollars is None else self.dollars + other.dollars,
+        )
+
+    def without(self, paid: Bill) -> Estimate:
+        """What is left of it where a part is paid already."""
+        known = self.dollars is not None and paid.cost_usd is not None
+        return Estimate(
+            calls=max(self.calls - paid.calls, 0),
+            prompt_tokens=max(self.prompt_tokens - paid.prompt_tokens, 0),
+            completion_tokens=max(self.completion_tokens - paid.completion_tokens, 0),
+            embedding_tokens=self.embedding_tokens,
+            dollars=max((self.dollars or 0.0) - (paid.cost_usd or 0.0), 0.0) if known else None,
         )
 
     @property

@@ -114,6 +114,16 @@ class Journal:
         if done:
             self._file.write(orjson.dumps({"settled": done}, option=orjson.OPT_APPEND_NEWLINE))
 
+    @staticmethod
+    def paid(folder: Path) -> dict[str, Bill]:
+        """Score -> what has been paid for it by answers that are kept, of running processes too; nothing is taken over."""
+        bills: dict[str, Bill] = {}
+        for path in sorted(folder.glob("*.jsonl")):
+            with suppress(FileNotFoundError):
+                for _, fields in _kept(path):
+                    bills.setdefault(fields["score"], Bill()).add(fields["paid"])
+        return bills
+
     def _take_over(self, path: Path) -> None:
         lock = FileLock(f"{path}.lock")
         try:
@@ -121,13 +131,9 @@ class Journal:
         except Timeout:
             return  # its process is alive
         try:
-            oldest = time.time() - KEPT_SECONDS
             with suppress(FileNotFoundError):
-                lines = [(line, _fields(line)) for line in path.read_bytes().splitlines(keepends=True)]
-                settled = {score for _, fields in lines for score in fields.get("settled", ())}
-                for line, fields in lines:
-                    if fields.get("at", 0) >= oldest and fields["score"] not in settled:
-                        self._adopt(line, **fields)
+                for line, fields in _kept(path):
+                    self._adopt(line, **fields)
                 path.unlink(missing_ok=True)
         finally:
             lock.release()
@@ -140,6 +146,14 @@ class Journal:
             paid = Bill()  # the first reply of a call carries its cost
         self._file.write(line)
         self._open.setdefault(score, []).append(line.decode())
+
+
+def _kept(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The lines of a journal, and what they hold, for scores that are not stored yet."""
+    oldest = time.time() - KEPT_SECONDS
+    lines = [(line, _fields(line)) for line in path.read_bytes().splitlines(keepends=True)]
+    settled = {score for _, fields in lines for score in fields.get("settled", ())}
+    return [(line, fields) for line, fields in lines if fields.get("at", 0) >= oldest and fields["score"] not in settled]
 
 
 def _fields(line: bytes) -> dict[str, Any]:

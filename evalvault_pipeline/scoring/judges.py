@@ -138,7 +138,7 @@ def judge_spec(settings: Settings) -> JudgeSpec | None:
         provider=profile.provider,
         model=profile.model,
         embedding_model=profile.embedding_model,
-        base_url=urls[profile.provider].rstrip("/"),
+        base_url=urls[profile.provider],
         api_key=settings.openai_api_key if openai else None,
         timeout_seconds=settings.openai_timeout_seconds if openai else settings.ollama_timeout_seconds,
         max_concurrency=settings.max_concurrency or DEFAULT_CONCURRENCY[profile.provider],

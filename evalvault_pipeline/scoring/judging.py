@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from evalvault_pipeline.cases.model import Batch, EvalCase
 from evalvault_pipeline.scoring.calls import CallPool, Patience, Scope
 from evalvault_pipeline.scoring.estimate import Estimate, estimate
-from evalvault_pipeline.scoring.journal import Journal
+from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import JudgeIdentity
 from evalvault_pipeline.scoring.metrics import Metric
 from evalvault_pipeline.scoring.model import BatchScores, CaseResult, Measured, MetricScore, Reason, Unmeasured
@@ -119,13 +119,15 @@ def estimate_batches(
 ) -> dict[str, tuple[int, int, Estimate]]:
     """Metric -> (scores to measure, scores in the store, what measuring takes), repeats of the noise sample included.
 
-    A case that stands twice is measured once, and the second time taken from the store.
+    A case that stands twice is measured once, and the second time taken from the store. Answers that an unfinished run left in
+    the journal are not asked for again.
     """
     identity = judging.identity
     metrics = [metric for metric in plan.metrics if metric.score is None]
     by = {metric.name: scored_by(metric, plan, identity) for metric in metrics}
     found = {metric.name: (0, 0, Estimate()) for metric in metrics}
     seen: set[tuple[str, int]] = set()
+    paid = Journal.paid(judging.journal)
     for batch in batches:
         sample = noise_sample(batch.cases, only_batch=batch.snapshot.batch_count == 1)
         for repeat in range(judging.repeats):
@@ -140,6 +142,8 @@ def estimate_batches(
                         found[metric.name] = (missing, stored + 1, cost)
                         continue
                     more = estimate(metric.name, case, spec=identity.spec, language=plan.language, rubric=plan.rubric)
+                    if metric.name not in plan.fresh:
+                        more = more.without(paid.get(_noted_as(case.digest, metric.name, repeat), Bill()))
                     found[metric.name] = (missing + 1, stored, cost + more)
     return found
 
@@ -152,7 +156,7 @@ def scored_by(metric: Metric, plan: ScoringPlan, identity: JudgeIdentity) -> Sco
 def lacking(case: EvalCase, metric: Metric, plan: ScoringPlan) -> Unmeasured | None:
     """Why the judge cannot measure this metric on this case."""
     if "catalog.rubric" in metric.needs and not plan.rubric:
-        return Unmeasured(reason=Reason.NO_FIELD, detail="the catalog sets no rubric for this dataset")
+        return Unmeasured(reason=Reason.NO_FIELD, detail="the catalog sets no rubric for the dataset that this file belongs to")
     return metric.lacking(case)
 
 
@@ -203,9 +207,8 @@ class _OpenBatch:
 
     @staticmethod
     def _as_shared(score: MetricScore, case_id: str, shared: bool) -> MetricScore:
-        return replace(
-            score, case_id=case_id, reused=score.reused or (shared and score.value is not None and bool(score.judge))
-        )
+        reused = score.reused or (shared and score.value is not None and bool(score.judge))
+        return replace(score, case_id=case_id, reused=reused, noted={} if reused else score.noted)
 
 
 class _Run:
@@ -500,6 +503,7 @@ class _Run:
             "embedding_tokens": scope.embedding_tokens,
             "cost_usd": scope.cost_usd,
         }
+        noted = asdict(scope.noted) if scope.noted.calls else {}
         key = (metric.name, job.repeat)
         if isinstance(outcome, Measured):
             row = StoredScore(value=outcome.value, evidence=outcome.evidence, **paid)
@@ -507,9 +511,9 @@ class _Run:
                 case_digest=case.case.digest, metric=metric.name, metric_version=version, judge=judge, repeat=job.repeat
             )
             case.rows.append((stored_as, row))
-            case.scores[key] = self._score(case.case, metric, job.repeat, row)
+            case.scores[key] = self._score(case.case, metric, job.repeat, row, noted=noted)
         else:
-            case.scores[key] = self._score(case.case, metric, job.repeat, outcome, **paid)
+            case.scores[key] = self._score(case.case, metric, job.repeat, outcome, noted=noted, **paid)
             # Where well-formed answers make no value, the next run asks anew instead of finding them in the journal.
             if scope.failure is not None:
                 case.failed.add(key)

@@ -24,7 +24,7 @@ class Reason(StrEnum):
     REFUSED = "refused"  # the judge declined to answer
     TIMEOUT = "timeout"  # the call, or the run, took too long
     THROTTLED = "throttled"  # the server sent the call away until we gave up
-    BUDGET = "budget"  # the run's budget was spent
+    BUDGET = "budget"  # the run's budget allows no further call
     JUDGE_ERROR = "judge_error"  # the server failed
     METRIC_ERROR = "metric_error"  # a deterministic metric failed
 
@@ -56,8 +56,9 @@ class MetricScore:
     `value` is in [0, 1]; None means that it could not be measured: `unmeasured` holds the reason and `detail` a sentence.
     That is neither a pass nor a zero. Higher is better unless `lower_is_better`. `metric_version` (with the prompt's version)
     and `judge` (a fingerprint) name exactly what measured. `seconds`, calls, tokens and `cost_usd` (None: the price is not
-    known) are what measuring took, failed attempts included; `reused` says that an earlier run paid them. `repeat` above 0
-    is a measurement of the judge's noise.
+    known) are what measuring took, failed attempts included; `reused` says that an earlier run paid them all, and `noted` is
+    the part (calls, tokens, dollars) that a run paid which ended before the score was whole. `repeat` above 0 is a
+    measurement of the judge's noise.
     """
 
     case_id: str
@@ -75,6 +76,7 @@ class MetricScore:
     completion_tokens: int = 0
     embedding_tokens: int = 0
     cost_usd: float | None = None
+    noted: Mapping[str, Any] = field(default_factory=dict)
     reused: bool = False
     lower_is_better: bool = False
     repeat: int = 0

@@ -181,7 +181,7 @@ def listed(spec: JudgeSpec) -> dict[str, int | None]:
         names = [str(model.model) for model in client.list().models]
         return {name: _context_length(client.show(name).modelinfo or {}) for name in names}
     except sdk.ResponseError as error:
-        raise CallFailed(Reason.JUDGE_ERROR, f"{spec.shown_url}: HTTP {error.status_code}: {error.error[:200]}") from None
+        raise CallFailed(Reason.JUDGE_ERROR, f"{spec.shown_url}: HTTP {error.status_code}: {str(error.error)[:200]}") from None
     except (ConnectionError, OSError) as error:
         raise CallFailed(Reason.JUDGE_ERROR, f"no connection to {spec.shown_url}: {error}", unreachable=True) from None
 

@@ -377,11 +377,11 @@ def test_the_coverage_check_fails_where_the_budget_left_cases_unmeasured(judged:
     report = judged.project.report("2026w47")
     assert set(report["unmeasured_by_reason"]) == {"budget"} and 0.5 < report["coverage"] < 1.0
     assert 0 < report["total_tokens"] <= 5_000
-    assert report["unmeasured_details"] == ["faithfulness: the budget of 5,000 tokens was spent"]
+    assert report["unmeasured_details"] == ["faithfulness: the budget of 5,000 tokens allows no further call"]
     found = checks(result)
     assert (found["every_case_scored"].passed, found["every_case_scored"].severity) == (False, dg.AssetCheckSeverity.WARN)
     assert found["every_case_scored"].metadata["coverage"].value == report["coverage"]
-    assert "the budget of 5,000 tokens was spent" in str(found["every_case_scored"].metadata["unmeasured"].value)
+    assert "the budget of 5,000 tokens allows no further call" in str(found["every_case_scored"].metadata["unmeasured"].value)
     assert sum(found["unmeasured_scores"] for found in judged.batches().values()) == report["unmeasured_by_reason"]["budget"]
     judged.openai(openai, EVALVAULT_BUDGET="1Mtok")
     assert all(check.passed for check in checks(judged.run()).values())

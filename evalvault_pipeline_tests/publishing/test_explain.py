@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_explain_prints_the_evidence_of_every_metric(project: Path, judge: OpenA
     calls = judge.calls.total()
     code, printed, _ = command("explain", "claims-0001", "--results", "results.json")
     assert (code, judge.calls.total()) == (0, calls), "explaining asks no judge"
-    assert printed.startswith("results.json: claims w1, judge openai/gpt-4o-mini\n")
+    assert re.match(r"results.json: claims w1, run \w+, judge openai/gpt-4o-mini\n", printed)
     for text in (CASE.question, CASE.answer, CASE.ground_truth or ""):
         assert text in " ".join(printed.split())
     found = sections(printed)

@@ -181,7 +181,9 @@ def test_a_spent_budget_ends_the_paying_and_the_rest_is_unmeasured(budget: str, 
         run = judged(cases_of(100), spec, tmp_path, THREE, budget=limit)
         tokens, dollars = sum(billed(server)), sum(score.cost_usd or 0.0 for score in run.all)
         assert run.error is None and run.reasons == {"budget"}
-        assert {score.detail for score in run.scores.values() if score.value is None} == {f"the budget of {limit} was spent"}
+        assert {score.detail for score in run.scores.values() if score.value is None} == {
+            f"the budget of {limit} allows no further call"
+        }
         assert tokens <= limit.tokens and dollars <= limit.dollars
         assert tokens > 0.9 * limit.tokens or dollars > 0.9 * limit.dollars
         whole = judged(cases_of(100), spec, tmp_path, THREE)
