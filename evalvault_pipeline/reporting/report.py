@@ -198,7 +198,8 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
     values = {name: array("d") for name in info.thresholds}
     passed_scores: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {name: Counter() for name in info.thresholds}
-    details: dict[str, str] = {}
+    details: dict[str, tuple[str, str]] = {}  # detail without its figures -> the first of them, the case that has it
+    detailed: Counter[str] = Counter()
     verdicts: Counter[bool | None] = Counter()
     worst: list[tuple[float, int, CaseResult]] = []
     spent, saved, costs = Cost(), Cost(), {name: Cost() for name in info.thresholds}
@@ -217,8 +218,10 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
             if score.value is None:
                 reasons[score.metric][str(score.unmeasured)] += 1
                 detail = f"{score.metric}: {score.detail}"
-                if len(details) < UNMEASURED_DETAILS:  # one of those that differ in their figures only
-                    details.setdefault(re.sub(r"\d+", "", detail), detail)
+                kind = re.sub(r"\d+", "", detail)
+                if kind in details or len(details) < UNMEASURED_DETAILS:
+                    details.setdefault(kind, (detail, result.case.case_id))
+                    detailed[kind] += 1
             else:
                 values[score.metric].append(score.value)
                 passed_scores[score.metric] += bool(score.passed)
@@ -257,7 +260,10 @@ def summarize(results: Iterable[CaseResult], *, info: RunInfo) -> RunReport:
         failed=verdicts[False],
         metrics=metrics,
         worst=tuple(result for _, _, result in sorted(worst, key=lambda item: (-item[0], -item[1]))),
-        unmeasured_details=tuple(details.values()),
+        unmeasured_details=tuple(
+            f"{detail} ({f'{detailed[kind]} cases, such as' if detailed[kind] > 1 else 'case'} {case_id})"
+            for kind, (detail, case_id) in details.items()
+        ),
         spent=spent,
         saved=saved,
         computed=sum(metric.measured for metric in metrics) - reused,

@@ -79,7 +79,7 @@ def test_coverage_is_measured_scores_of_wanted_scores():
     run = report([1.0, None], [0.4, None], [1.0, 1.0])
     assert (run.measured_scores, run.wanted_scores, run.coverage) == (4, 6, pytest.approx(2 / 3))
     assert run.unmeasured_by_reason == {"no_judge": 2}
-    assert run.unmeasured_details == ("faithfulness: no judge",)
+    assert run.unmeasured_details == ("faithfulness: no judge (2 cases, such as c1)",)
 
 
 def test_details_that_differ_in_their_figures_only_are_told_once_and_hide_no_others():
@@ -87,9 +87,8 @@ def test_details_that_differ_in_their_figures_only_are_told_once_and_hide_no_oth
         result(f"c{number}", (None, None), detail=f"the prompt of {9000 + number} tokens is too long") for number in range(50)
     ]
     run = summarize([*rows, result("last", (None, None), detail="the judge declined")], info=info())
-    assert run.unmeasured_details == tuple(
-        f"{name}: {detail}" for detail in ("the prompt of 9000 tokens is too long", "the judge declined") for name in THRESHOLDS
-    )
+    told = ("the prompt of 9000 tokens is too long (50 cases, such as c0)", "the judge declined (case last)")
+    assert run.unmeasured_details == tuple(f"{name}: {detail}" for detail in told for name in THRESHOLDS)
 
 
 def test_means_intervals_and_quantiles_are_over_the_measured_values_alone():
