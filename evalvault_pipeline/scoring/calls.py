@@ -223,6 +223,7 @@ class CallPool:
 
         try:
             answer = await self._persistently(send, "chat", priority)
+            await asyncio.sleep(0)  # the slot is free: who waits for it sends first, then this answer is read
             cost = self.spending.add_call(
                 answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, len(answer.replies)
             )
