@@ -15,6 +15,7 @@ from evalvault_pipeline.scoring.store import ScoreStore, shown_url
 from evalvault_pipeline.scoring.usage import price_of
 from evalvault_pipeline.settings import Settings
 
+LEAST_CONTEXT = 2048  # tokens; the prompts of ragas with a short case, and an answer
 SCHEMA = {
     "type": "object",
     "properties": {"verdict": {"type": "integer", "enum": [0, 1]}},
@@ -76,8 +77,10 @@ def _judge(spec: JudgeSpec) -> Iterator[Finding]:
             )
     length = known.get(spec.model) or known.get(f"{spec.model}:latest")
     if length is not None and spec.provider == "ollama":
-        fits = length >= spec.num_ctx
+        fits = LEAST_CONTEXT <= spec.num_ctx <= length
         remedy = "" if fits else f"Set OLLAMA_NUM_CTX to {length} at most."
+        if spec.num_ctx < LEAST_CONTEXT:
+            remedy = f"The prompts take about 1,000 tokens and the contexts: set OLLAMA_NUM_CTX to {min(length, 8192)}."
         found = f"the model takes {length} tokens, num_ctx is {spec.num_ctx}"
         yield Finding(what="context length", found=found, fine=fits, remedy=remedy)
     yield from asyncio.run(_tried(spec))

@@ -88,6 +88,12 @@ def test_a_context_longer_than_the_model_takes_is_to_be_shortened(ollama: Ollama
     assert findings["context length"].remedy == "Set OLLAMA_NUM_CTX to 2048 at most."
 
 
+def test_a_context_that_holds_no_prompt_is_found_before_the_run_does(ollama: OllamaServer, tmp_path: Path):
+    findings = of_ollama(tmp_path, ollama, OLLAMA_NUM_CTX="600")
+    assert failures(findings) == [("context length", 2)]
+    assert findings["context length"].remedy.endswith("set OLLAMA_NUM_CTX to 8192.")
+
+
 def test_a_model_that_cannot_chat_is_the_settings_fault(ollama: OllamaServer, tmp_path: Path):
     findings = of_ollama(tmp_path, ollama, EVALVAULT_JUDGE_MODEL="tiny-embed")
     assert ("answer", 2) in failures(findings)
