@@ -42,7 +42,7 @@ class Patience:
     least_deadline: float = 30.0  # a call is never cut off earlier, however fast the others are
     failures_before_any_success: int = 4
     failures_in_a_row: int = 24
-    silences_in_a_row: int = 4  # attempts that waited for the whole timeout, or as many as are in flight where that is more
+    silences_in_a_row: int = 4  # rounds of attempts, as many as are in flight, that waited for the whole timeout
 
 
 @dataclass(slots=True)
@@ -415,9 +415,12 @@ class CallPool:
             self.broken = self.unavailable(failed)
 
     def _count_silence(self, failed: CallFailed) -> None:
-        """A judge that answered, and now leaves as many calls as it is given unanswered for a whole timeout, hangs."""
+        """A judge that answered, and now leaves call after call unanswered for a whole timeout, hangs.
+
+        A few cases that are too much for it do so at the end of a run too, three times each: they do not end it.
+        """
         self._silences_in_a_row += 1
-        most = max(self._patience.silences_in_a_row, int(self.limiter.limit))
+        most = self._patience.silences_in_a_row * max(int(self.limiter.limit), 4)
         if self._answers and self._silences_in_a_row >= most and self.broken is None:
             self.broken = self.unavailable(failed)
 
