@@ -11,6 +11,8 @@
     ├── UnknownCase
     ├── UnreadableFile              the file as a whole: missing, empty, unknown format or encoding
     ├── MalformedCases              rows of a dataset file, each named with its line
+    ├── UnusableResults             a results file, or a pair of them, that nothing can be decided upon
+    ├── UnknownRun
     ├── NothingScored               a report is asked for where no batch is scored
     ├── UnwritableFile              an output that cannot be written
     └── ServiceUnavailable          exit code 3: something that we need does not answer
@@ -122,6 +124,14 @@ class MalformedCases(PipelineError):
             "Mend the file, or score the other cases with `evalvault run --skip-bad-rows` (the report counts what was skipped)."
         )
         super().__init__(f"{path}: {count} bad {rows}\n" + "\n".join(lines))
+
+
+class UnusableResults(PipelineError):
+    """Results that nothing can be decided upon: broken, empty, of another schema, or without a case in common."""
+
+
+class UnknownRun(PipelineError):
+    """A run that the score store does not hold."""
 
 
 class NothingScored(PipelineError):
