@@ -112,3 +112,19 @@ def known(values: Floats) -> NDArray[np.bool_]:
     import numpy as np
 
     return ~np.isnan(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendPoint:
+    """One run of a dataset in its history; `means` holds the mean of each metric, `finished_at` is an ISO time in UTC."""
+
+    run_id: str
+    snapshot: str
+    finished_at: str
+    judge: str
+    pass_rate: float
+    interval: tuple[float, float] | None
+    coverage: float
+    cases: int
+    cost_usd: float | None
+    means: Mapping[str, float | None]
