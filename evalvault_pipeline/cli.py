@@ -304,7 +304,7 @@ def _say_profile(settings: Settings, console: Console) -> None:
 
 def _store_line(report: RunReport, url: str) -> str:
     from evalvault_pipeline.publishing.markdown import cost_text
-    from evalvault_pipeline.scoring.store import shown_url
+    from evalvault_pipeline.scoring.database import shown_url
 
     place, spent, saved = shown_url(url), report.spent, report.saved
     judged = f"; the judge took {cost_text(spent)}" if spent.tokens or spent.calls else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -229,13 +229,18 @@ def case_entry(result: CaseResult) -> CaseEntry:
 def write_results(path: Path, report: RunReport) -> None:
     """Write the file atomically, one case a line, without holding the cases in memory."""
     with replacing(path) as file:
-        head = json.dumps(results_header(report), ensure_ascii=False, indent=2, allow_nan=False)
-        file.write(head.removesuffix("\n}"))
-        file.write(',\n  "results": [')
-        for number, result in enumerate(report.results):
-            line = json.dumps(case_entry(result), ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-            file.write(f"{',' if number else ''}\n    {line}")
-        file.write("\n  ]\n}\n")
+        write_cases(file, results_header(report), map(case_entry, report.results))
+
+
+def write_cases(file: TextIO, header: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> None:
+    """The text of a results file: its header, then a case a line."""
+    head = json.dumps(header, ensure_ascii=False, indent=2, allow_nan=False)
+    file.write(head.removesuffix("\n}"))
+    file.write(',\n  "results": [')
+    for number, case in enumerate(cases):
+        line = json.dumps(case, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+        file.write(f"{',' if number else ''}\n    {line}")
+    file.write("\n  ]\n}\n")
 
 
 def find_case(case_id: str, file: Path | None, *, folder: Path) -> tuple[Path, dict[str, str], CaseEntry]:

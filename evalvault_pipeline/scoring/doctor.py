@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.scoring.calls import way_out
+from evalvault_pipeline.scoring.database import shown_url
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, JudgeSpec, Shape, judge_spec
 from evalvault_pipeline.scoring.providers import judge_for, models
-from evalvault_pipeline.scoring.store import ScoreStore, shown_url
+from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline.scoring.usage import price_of
 from evalvault_pipeline.settings import Settings
 

@@ -12,19 +12,15 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from evalvault_pipeline.errors import InvalidSetting, ScoreStoreUnavailable
+from evalvault_pipeline.scoring.database import Database
 
 _metadata = sa.MetaData()
 scores = sa.Table(
@@ -99,17 +95,7 @@ class ScoreStore:
     """The score store at a URL; its table is made where it is missing. Raises ScoreStoreUnavailable."""
 
     def __init__(self, url: str) -> None:
-        try:
-            self._engine = _engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
-            # A port that is no number is a ValueError, which quotes it; behind a mistyped `@` that is the password.
-            cause = "its port is no number" if isinstance(error, ValueError) else error
-            raise InvalidSetting(
-                f"EVALVAULT_STORE_URL cannot be used: {cause}. Write sqlite:///file or postgresql+psycopg2://user@host/database"
-            ) from None
-        self._shown = shown_url(url)
-        with self._reported():
-            _create_tables(self._engine)
+        self._database = Database(url, _metadata)
 
     def __enter__(self) -> ScoreStore:
         return self
@@ -118,7 +104,7 @@ class ScoreStore:
         self.close()
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def find(
         self, digests: Iterable[str], *, metrics: Mapping[str, ScoredBy], repeat: int = 0
@@ -128,7 +114,7 @@ class ScoreStore:
             return {}
         wanted = list(dict.fromkeys(digests))
         found: dict[tuple[str, str], StoredScore] = {}
-        with self._reported(), self._engine.connect() as connection:
+        with self._database.reading() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 query = sa.select(*_READ).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, repeat))
                 for digest, metric, evidence, *values in connection.execute(query):
@@ -168,8 +154,8 @@ class ScoreStore:
             }
             for key, score in sorted(rows, key=lambda row: astuple(row[0]))  # one order for all: else Postgres may deadlock
         ]
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        with self._reported(), self._engine.begin() as connection:
+        dialect = self._database.dialect
+        with self._database.writing() as connection:
             if values:
                 connection.execute(_insert(dialect, older_than), values)
             for start in range(0, len(done), _LOOKUP_CHUNK):
@@ -183,9 +169,9 @@ class ScoreStore:
         """
         now = time.time()
         values = [{"case_digest": digest, "judge": judge, "owner": owner, "renewed_at": now} for digest in sorted(set(digests))]
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        dialect = self._database.dialect
         mine: set[str] = set()
-        with self._reported(), self._engine.begin() as connection:
+        with self._database.writing() as connection:
             for start in range(0, len(values), _LOOKUP_CHUNK):
                 chunk = values[start : start + _LOOKUP_CHUNK]
                 connection.execute(dialect.insert(claims).on_conflict_do_nothing(), chunk)
@@ -202,36 +188,26 @@ class ScoreStore:
 
     def renew(self, owner: str) -> None:
         """Say that this owner is alive."""
-        with self._reported(), self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(sa.update(claims).where(claims.c.owner == owner).values(renewed_at=time.time()))
 
     def release(self, owner: str) -> None:
         """Give up every claim of this owner."""
-        with self._reported(), self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(sa.delete(claims).where(claims.c.owner == owner))
 
     def count(self) -> int:
         """How many scores are kept."""
-        with self._reported(), self._engine.connect() as connection:
+        with self._database.reading() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(scores)).scalar_one()
 
     def forget(self, digests: Iterable[str], *, metrics: Mapping[str, ScoredBy], before: str = "9") -> None:
         """Drop what `find` would find, in every repeat, and was scored `before`; other versions and judges keep theirs."""
         wanted = list(digests)
-        with self._reported(), self._engine.begin() as connection:
+        with self._database.writing() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 these = _are(wanted[start : start + _LOOKUP_CHUNK], metrics, None)
                 connection.execute(sa.delete(scores).where(these, scores.c.scored_at < before))
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise ScoreStoreUnavailable(
-                f"The score store {self._shown} does not answer: {cause}. Check EVALVAULT_STORE_URL and the server or folder."
-            ) from None
 
 
 def _insert(dialect: Any, older_than: str) -> sa.Insert:
@@ -287,56 +263,6 @@ def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def shown_url(url: str) -> str:
-    """The URL without password and query, either of which may hold a secret."""
-    return sa.make_url(url).set(query={}).render_as_string(hide_password=True)
-
-
 def timestamp() -> str:
     """Now in UTC, as the store writes it; the later one is the greater text."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _engine(url: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True)
-    if parsed.database and not parsed.database.startswith((":memory:", "file:")):  # `file:` is SQLite's own URI, no path
-        try:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ScoreStoreUnavailable(
-                f"The folder of the score store {parsed.database} cannot be made: {error}. Set EVALVAULT_STORE_URL."
-            ) from None
-    engine = sa.create_engine(parsed, connect_args={"timeout": 60})
-    sa.event.listen(engine, "connect", _tune_sqlite)
-    return engine
-
-
-def _tune_sqlite(connection: Any, _: object) -> None:
-    """WAL: one writer and readers beside it; a killed process loses at most the transaction in flight."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _create_tables(engine: sa.Engine) -> None:
-    try:
-        _metadata.create_all(engine)
-        _add_columns(engine)
-    except SQLAlchemyError:
-        _metadata.create_all(engine)  # another process made them between the look and the making
-        _add_columns(engine)
-
-
-def _add_columns(engine: sa.Engine) -> None:
-    """Columns that a store made by an earlier version lacks."""
-    there = {column["name"] for column in sa.inspect(engine).get_columns(scores.name)}
-    lacking = [column for column in scores.columns if column.name not in there]
-    if not lacking:
-        return
-    with engine.begin() as connection:
-        for column in lacking:
-            declared = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
-            connection.execute(sa.text(f"ALTER TABLE {scores.name} ADD COLUMN {declared}"))

@@ -1,0 +1,157 @@
+"""Every run that was reported, case by case, in the database of the score store: for baselines by run and for trends.
+
+Cases are kept in compressed chunks under the digest of their content, so that an unchanged run takes no room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from evalvault_pipeline.errors import UnknownRun
+from evalvault_pipeline.publishing.recorded_runs import build_run
+from evalvault_pipeline.publishing.results_file import case_entry, results_header
+from evalvault_pipeline.reporting.recorded import RecordedRun, TrendPoint
+from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.database import Database
+
+CHUNK_CASES = 200
+_metadata = sa.MetaData()
+runs = sa.Table(
+    "runs",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("snapshot", sa.String(200), primary_key=True, doc="a Dagster run may report on several"),
+    sa.Column("dataset", sa.String(200), nullable=False, index=True),
+    sa.Column("finished_at", sa.String(40), nullable=False, doc="ISO, UTC: the later one is the greater text"),
+    sa.Column("header", sa.Text, nullable=False, doc="results.json without its cases"),
+    sa.Column("chunks", sa.Text, nullable=False, doc="digests of the chunks of its cases, in order"),
+)
+chunks = sa.Table(
+    "run_cases",
+    _metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("cases", sa.LargeBinary, nullable=False, doc="zlib over one case of results.json a line"),
+)
+
+
+class RunHistory:
+    """The runs in the database at a URL. Raises ScoreStoreUnavailable, InvalidSetting."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url, _metadata)
+
+    def __enter__(self) -> RunHistory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def record(self, report: RunReport) -> None:
+        """Keep a run with its cases; a run that is recorded again takes the place of what it said before."""
+        header, dialect = results_header(report), self._database.dialect
+        digests = []
+        for text in _chunked(case_entry(result) for result in report.results):
+            digest = hashlib.sha256(text).hexdigest()
+            digests.append(digest)
+            row = {"digest": digest, "cases": zlib.compress(text, 3)}
+            with self._database.writing() as connection:
+                connection.execute(dialect.insert(chunks).on_conflict_do_nothing(), row)
+        row = {
+            "run_id": report.info.run_id,
+            "snapshot": report.info.snapshot,
+            "dataset": report.info.dataset,
+            "finished_at": header["finished_at"],
+            "header": json.dumps(header, ensure_ascii=False, allow_nan=False),
+            "chunks": " ".join(digests),
+        }
+        insert = dialect.insert(runs)
+        keys = ["run_id", "snapshot"]
+        values = {name: insert.excluded[name] for name in row if name not in keys}
+        with self._database.writing() as connection:
+            connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=values), row)
+
+    def find(self, run_id: str, *, dataset: str | None = None) -> RecordedRun:
+        """The run with this id, or the only one whose id begins so. Raises UnknownRun."""
+        query = sa.select(runs).where(runs.c.run_id.startswith(run_id, autoescape=True)).order_by(runs.c.finished_at.desc())
+        if dataset is not None:
+            query = query.where(runs.c.dataset == dataset)
+        found = self._rows(query.limit(10))
+        ids = {row.run_id for row in found}
+        of = f" of {dataset}" if dataset else ""
+        if not found:
+            known = [row.run_id for row in self._rows(sa.select(runs).order_by(runs.c.finished_at.desc()).limit(3))]
+            newest = f"The newest are: {', '.join(known)}." if known else "It holds no run yet."
+            raise UnknownRun(f"The score store holds no run `{run_id}`{of}. {newest} Every `evalvault run` is kept there.")
+        if len(ids) > 1:
+            raise UnknownRun(f"Several runs{of} begin with `{run_id}`: {', '.join(sorted(ids))}. Write more of the id.")
+        return self._run(found[0])
+
+    def latest(self, dataset: str, *, before: str, but: str) -> RecordedRun:
+        """The newest run of a dataset that finished `before` (ISO time) and is not run `but`. Raises UnknownRun."""
+        query = sa.select(runs).where(runs.c.dataset == dataset, runs.c.finished_at < before, runs.c.run_id != but)
+        found = self._rows(query.order_by(runs.c.finished_at.desc()).limit(1))
+        if not found:
+            raise UnknownRun(
+                f"The score store holds no earlier run of {dataset} than this one. Name a results file as --baseline, or score "
+                "the earlier release first."
+            )
+        return self._run(found[0])
+
+    def trend(self, dataset: str, *, until: str, limit: int = 30) -> list[TrendPoint]:
+        """The last runs of a dataset that finished `until` then, the oldest first."""
+        query = sa.select(runs.c.header).where(runs.c.dataset == dataset, runs.c.finished_at <= until)
+        rows = self._rows(query.order_by(runs.c.finished_at.desc()).limit(limit))
+        return [_point(orjson.loads(row.header)) for row in reversed(rows)]
+
+    def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
+        with self._database.reading() as connection:
+            return connection.execute(query).all()
+
+    def _run(self, row: Any) -> RecordedRun:
+        digests = row.chunks.split()
+        header = orjson.loads(row.header)
+
+        @lru_cache(maxsize=8)
+        def cases_of(digest: str) -> list[dict[str, Any]]:
+            packed = self._rows(sa.select(chunks.c.cases).where(chunks.c.digest == digest))[0].cases
+            return [orjson.loads(line) for line in zlib.decompress(packed).splitlines()]
+
+        def entries() -> Iterator[tuple[str, Any]]:
+            for digest in digests:
+                yield from ((f"run {row.run_id}", case) for case in cases_of(digest))
+
+        def entry(index: int) -> dict[str, Any]:
+            return cases_of(digests[index // CHUNK_CASES])[index % CHUNK_CASES]
+
+        return build_run(header, entries(), f"run {row.run_id}", entry)
+
+
+def _chunked(entries: Iterable[Any]) -> Iterator[bytes]:
+    remaining = iter(entries)
+    while some := list(islice(remaining, CHUNK_CASES)):
+        yield b"".join(json.dumps(case, allow_nan=False).encode() + b"\n" for case in some)  # ASCII: any text has its line
+
+
+def _point(header: dict[str, Any]) -> TrendPoint:
+    interval = header["pass_rate_interval"]
+    return TrendPoint(
+        run_id=header["run_id"],
+        snapshot=header["snapshot"],
+        finished_at=header["finished_at"],
+        judge=header["model_name"],
+        pass_rate=header["pass_rate"],
+        interval=(interval[0], interval[1]) if interval else None,
+        coverage=header["coverage"],
+        cases=header["total_test_cases"],
+        cost_usd=header["total_cost_usd"],
+        means={name: header[f"avg_{name}"] for name in header["metrics_evaluated"]},
+    )
