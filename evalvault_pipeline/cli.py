@@ -1,12 +1,11 @@
 """`evalvault …`: a thin command line over the same functions that stand behind the Dagster assets.
 
 Every import of weight is inside a command, so that `--help` is quick. Exit codes: 0 fine, 1 the quality gate failed,
-2 wrong usage, setting or data, 3 judge or service unreachable.
+2 wrong usage, setting or data, 3 judge or service unreachable, 4 inconclusive.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from io import TextIOWrapper
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalvault_pipeline import __version__
+from evalvault_pipeline import __version__, cli_verdicts
+from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+cli_verdicts.register(app)
 
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
 
@@ -71,7 +72,7 @@ def run(
     profile: Profile = None,
 ) -> None:
     """Score a dataset file: with the judge of the profile, or without one with deterministic metrics."""
-    from evalvault_pipeline.evaluate import estimate_file, evaluate_file
+    from evalvault_pipeline.evaluate import estimate_file, evaluate_file, record_run
     from evalvault_pipeline.logs import configure_logging
     from evalvault_pipeline.publishing.markdown import report_markdown
     from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
@@ -84,7 +85,7 @@ def run(
     for path in outputs:
         make_writable(path)
     settings = _settings(profile)
-    console = _console()
+    console = new_console()
     _say_profile(settings, console)
     spec = _dataset_of(file, settings)
     wanted = metrics.split(",") if metrics else []
@@ -117,8 +118,10 @@ def run(
         if report:
             with replacing(report) as markdown:
                 markdown.write(report_markdown(result))
+        record_run(result, store_url=settings.score_store_url)
         print_report(result, console, cases=cases)  # last: what it shows is kept, whatever becomes of the screen
         console.print(_store_line(result, settings.score_store_url), soft_wrap=True)
+        console.print(f"run:     {result.info.run_id}", soft_wrap=True)
         for name, written in (("results: ", output), ("report:  ", report)):
             if written:
                 console.print(f"{name}{written}", soft_wrap=True)
@@ -132,7 +135,7 @@ def metrics(
     from evalvault_pipeline.publishing.terminal import print_metrics
     from evalvault_pipeline.scoring.metrics import METRICS, metrics_by_name
 
-    print_metrics(metrics_by_name(names) if names else METRICS.values(), _console())
+    print_metrics(metrics_by_name(names) if names else METRICS.values(), new_console())
 
 
 @app.command()
@@ -147,7 +150,7 @@ def explain(
     from evalvault_pipeline.publishing.terminal import print_explanation
 
     file, header, entry = find_case(case_id, results, folder=_settings(None).results_dir)
-    console = _console()
+    console = new_console()
     where = f"{header['dataset_name']} {header['snapshot']}, run {header['run_id']}, judge {header['model_name']}"
     console.print(f"{file}: {where}", soft_wrap=True)
     print_explanation(entry, console)
@@ -160,7 +163,7 @@ def doctor(profile: Profile = None) -> None:
     from evalvault_pipeline.scoring.doctor import examine
 
     settings = _settings(profile)
-    console = _console()
+    console = new_console()
     _say_profile(settings, console)
     findings = examine(settings)
     print_examination(findings, console)
@@ -175,7 +178,7 @@ def catalog_check() -> None:
     from evalvault_pipeline.reporting.catalog_check import check_catalog
 
     settings = _settings(None)
-    console = _console()
+    console = new_console()
     _say_profile(settings, console)
     states = list(check_catalog(_catalog(settings)))
     print_catalog(states, console, title=str(settings.catalog))
@@ -205,7 +208,7 @@ def backfill(
     from evalvault_pipeline.publishing.terminal import print_report
 
     settings = _settings(profile)
-    console = _console()
+    console = new_console()
     _say_profile(settings, console)
     catalog = _catalog(settings)
     spec = catalog.dataset(dataset)
@@ -281,18 +284,6 @@ def _dataset_of(file: Path, settings: Settings) -> DatasetSpec | None:
     if "catalog" not in settings.model_fields_set and not settings.catalog.exists():
         return None
     return _catalog(settings).owner_of(file)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    class Quiet(Console):
-        def on_broken_pipe(self) -> None:
-            """The reader, `head` say, has seen enough: the rest goes nowhere, and the work counts."""
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    console = Quiet(highlight=False, markup=False)
-    return console if console.is_terminal else Quiet(highlight=False, markup=False, width=140)
 
 
 def _say_profile(settings: Settings, console: Console) -> None:

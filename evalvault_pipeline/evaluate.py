@@ -22,6 +22,7 @@ from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import EvalCase, Snapshot
 from evalvault_pipeline.errors import InvalidSetting, UnreadableFile
+from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
 from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
 from evalvault_pipeline.scoring.engine import PARALLEL_FROM, score_batches
@@ -267,6 +268,12 @@ def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, sta
             f"{folder.dataset} {snapshot} changed while its batches were written. Materialize {folder.dataset}/cases again."
         )
     return _ended_now(replace(report, dataset_digest=whole or report.dataset_digest))
+
+
+def record_run(report: RunReport, *, store_url: str) -> None:
+    """Keep the run in the store's history, for baselines and trends. Raises ScoreStoreUnavailable."""
+    with RunHistory(store_url) as history:
+        history.record(report)
 
 
 def _ended_now(report: RunReport) -> RunReport:

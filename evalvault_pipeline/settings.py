@@ -141,6 +141,19 @@ class Settings(BaseSettings):
     min_coverage: Share = Field(
         1.0, validation_alias="EVALVAULT_MIN_COVERAGE", description="Coverage below which `every_case_scored` fails."
     )
+    gate_min_coverage: Share = Field(
+        0.95,
+        validation_alias="EVALVAULT_GATE_MIN_COVERAGE",
+        description="Coverage below which a verdict is inconclusive.",
+    )
+    margin: Share = Field(
+        0.02,
+        validation_alias="EVALVAULT_MARGIN",
+        description="By how much the pass rate may fall below the baseline's, as a share: 0.02 is 2 points.",
+    )
+    baselines_dir: Path = Field(
+        Path("data/baselines"), validation_alias="EVALVAULT_BASELINES_DIR", description="Where promoted baselines are kept."
+    )
     tokenizer: Literal["auto", "kiwi", "ngram"] = Field(
         "auto",
         validation_alias="EVALVAULT_TOKENIZER",

@@ -11,9 +11,9 @@ from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 def report_markdown(report: RunReport, *, cases: int = 20) -> str:
     info = report.info
-    noise = [*(f"- {_plain(line)}" for line in noise_lines(report)), ""]
+    noise = [*(f"- {plain(line)}" for line in noise_lines(report)), ""]
     lines = [
-        f"# {_plain(info.dataset)} {_plain(info.snapshot)}: {percent(report.pass_rate)} passed",
+        f"# {plain(info.dataset)} {plain(info.snapshot)}: {percent(report.pass_rate)} passed",
         "",
         f"{headline(report)}",
         "",
@@ -22,19 +22,19 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
         *(noise if len(noise) > 1 else ()),
     ]
     if report.unmeasured_details:
-        lines += ["## Not measured", "", *(f"- {_plain(detail)}" for detail in report.unmeasured_details), ""]
+        lines += ["## Not measured", "", *(f"- {plain(detail)}" for detail in report.unmeasured_details), ""]
     if info.skipped_rows:
-        lines += [f"## Skipped rows: {len(info.skipped_rows)}", "", *(f"- {_plain(row)}" for row in info.skipped_rows[:20]), ""]
+        lines += [f"## Skipped rows: {len(info.skipped_rows)}", "", *(f"- {plain(row)}" for row in info.skipped_rows[:20]), ""]
     if info.missing_batches:
-        lines += [f"**Stands on {len(info.batches)} batches; not scored yet: {_plain(', '.join(info.missing_batches))}**", ""]
+        lines += [f"**Stands on {len(info.batches)} batches; not scored yet: {plain(', '.join(info.missing_batches))}**", ""]
     if report.worst:
         lines += ["## Worst cases", "", *worst_table(report.worst[:cases]), ""]
     lines += [
         "## Where this comes from",
         "",
-        f"- run {_plain(info.run_id)}, {info.started_at:%Y-%m-%d %H:%M} UTC, profile `{info.profile}`, judge `{info.judge}`",
+        f"- run {plain(info.run_id)}, {info.started_at:%Y-%m-%d %H:%M} UTC, profile `{info.profile}`, judge `{info.judge}`",
         *judge_lines(report),
-        f"- dataset version {_plain(info.dataset_version)}, digest `{report.dataset_digest[:12]}`, language `{info.language}`",
+        f"- dataset version {plain(info.dataset_version)}, digest `{report.dataset_digest[:12]}`, language `{info.language}`",
         f"- tokens by `{info.tokenizer}`; {report.computed} scores computed, {report.reused} taken from the score store",
         "",
     ]
@@ -71,7 +71,7 @@ def worst_table(worst: Iterable[CaseResult]) -> list[str]:
     for result in worst:
         failed = "; ".join(f"{score.metric} {number(score.value)}{_why(score)}" for score in failed_scores(result))
         case = result.case
-        rows.append(f"| {_cell(case.case_id)} | {_cell(case.question)} | {_cell(case.answer)} | {_cell(failed)} |")
+        rows.append(f"| {cell(case.case_id)} | {cell(case.question)} | {cell(case.answer)} | {cell(failed)} |")
     return rows
 
 
@@ -86,7 +86,7 @@ def judge_lines(report: RunReport) -> list[str]:
         return []
     named = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
     versions = sorted({metric.version for metric in report.metrics if metric.version.startswith("ragas")})
-    lines = [f"- judge: {_plain(named)}", f"- metrics and prompts: {_plain(', '.join(versions))}"]
+    lines = [f"- judge: {plain(named)}", f"- metrics and prompts: {plain(', '.join(versions))}"]
     return [
         *lines,
         f"- this run asked for {cost_text(report.spent)}; scores from the store had taken {cost_text(report.saved)}",
@@ -185,12 +185,12 @@ def _why(score: MetricScore) -> str:
     return f" ({reason})" if reason else ""
 
 
-def _cell(text: str, limit: int = 160) -> str:
+def cell(text: str, limit: int = 160) -> str:
     flat = " ".join(text.split())
-    return _plain(flat if len(flat) <= limit else flat[: limit - 1] + "…")  # cut first: an escape is two characters
+    return plain(flat if len(flat) <= limit else flat[: limit - 1] + "…")  # cut first: an escape is two characters
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that cannot be taken for Markdown or HTML: it comes from datasets."""
     flat = " ".join(text.split())
     for char in "\\|`*[]<>#~":

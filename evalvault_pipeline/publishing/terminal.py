@@ -8,16 +8,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, why
+from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, percent, why
 from evalvault_pipeline.publishing.results_file import CaseEntry
+from evalvault_pipeline.publishing.verdict_markdown import reach_lines
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
+from evalvault_pipeline.reporting.comparison import Comparison
+from evalvault_pipeline.reporting.gate import Outcome, Verdict
 from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.reporting.statistics import CONFIDENCE
 from evalvault_pipeline.scoring.doctor import Finding
 from evalvault_pipeline.scoring.estimate import Estimate
 from evalvault_pipeline.scoring.metrics import Metric
 from evalvault_pipeline.scoring.model import CaseResult
 
 # All but tab and newline; an escape sequence in an answer could clear the screen or write elsewhere.
+NAMES_SHOWN = 20
 _CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
 
 
@@ -67,6 +72,63 @@ def _worst(worst: Iterable[CaseResult], title: str) -> Table:
         text = _text(result.case.question, "bold").append(_text(f"\n{result.case.answer}", "not bold"))
         table.add_row(_text(result.case.case_id), text, scores)
     return table
+
+
+def print_verdict(verdict: Verdict, console: Console) -> None:
+    """Print the decision, the comparison that it stands on, and what each rule says."""
+    if verdict.comparison is not None:
+        print_comparison(verdict.comparison, console)
+    styles = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.INCONCLUSIVE: "yellow"}
+    for finding in verdict.findings:
+        console.print(_text(f"{finding.outcome.value:<12} {finding.rule.value}: {finding.sentence}", styles[finding.outcome]))
+    taken = verdict.rules.inconclusive
+    counted = (
+        f", which counts as a {taken.value}" if verdict.outcome is Outcome.INCONCLUSIVE and taken is not verdict.outcome else ""
+    )
+    console.print(_text(f"verdict: {verdict.outcome.value}{counted} ({verdict.run.name}, run {verdict.run.run_id})", "bold"))
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print what changed between two runs, and the cases whose verdict changed."""
+    before, after = comparison.baseline, comparison.candidate
+    console.print(_text(f"{after.name} (run {after.run_id}) against {before.name} (run {before.run_id})"), soft_wrap=True)
+    for warning in comparison.warnings:
+        console.print(_text(f"not only the answers differ: {warning}", "yellow"), soft_wrap=True)
+    table = Table()
+    for column in ("", "baseline", "candidate", "difference", "95 % interval", "newly failing", "newly passing", "p"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=not column)
+    for one in (comparison.pass_rate, *comparison.metrics):
+        change = "–" if one.difference is None else f"{one.difference:+.3f}"
+        span = "–" if one.interval is None else f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}"
+        table.add_row(
+            one.name.replace("pass_rate", "pass rate"),
+            number(one.baseline),
+            number(one.candidate),
+            change,
+            span,
+            str(one.newly_failing),
+            str(one.newly_passing),
+            f"{one.adjusted:.3g}",
+        )
+    console.print(table)
+    for line in reach_lines(comparison):
+        console.print(_text(line), soft_wrap=True)
+    for title, names in (
+        ("newly failing", comparison.newly_failing),
+        ("newly passing", comparison.newly_passing),
+        ("only in the baseline", comparison.only_in_baseline),
+        ("only in the candidate", comparison.only_in_candidate),
+        ("with another question or reference, not compared", comparison.changed_inputs),
+    ):
+        if names:
+            shown = ", ".join(names[:NAMES_SHOWN]) + (
+                f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            )
+            console.print(_text(f"{title} ({len(names)}): {shown}"), soft_wrap=True)
+    for part in comparison.slices:
+        if part.adjusted <= 1 - CONFIDENCE:
+            change = f"{percent(part.candidate)} passed after {percent(part.baseline)}"
+            console.print(_text(f"slice {part.key} = {part.value}: {change}, p = {part.adjusted:.3g}"), soft_wrap=True)
 
 
 def print_estimate(estimated: Mapping[str, tuple[int, int, Estimate]], console: Console, *, judge: str) -> None:

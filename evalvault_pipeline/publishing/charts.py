@@ -1,0 +1,179 @@
+"""Figures of the HTML report, as SVG to stand inside the page.
+
+The page's own variables colour them, so they follow its light and dark; their text is set in the page's font, which has Hangul.
+Equal input gives equal text. Whatever comes from a dataset is put in escaped, after matplotlib is done.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evalvault_pipeline.reporting.recorded import TrendPoint, known, metric_states
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+BINS = 20
+MOST_POINTS = 2_000
+MOST_TICKS = 6
+TICK_TEXT = 14
+# What matplotlib is told -> what the page takes for it.
+INK, LINE, PASSED, FAILED, ACCENT = "#000101", "#000202", "#000303", "#000404", "#000505"
+_COLOURS = {
+    INK: "var(--muted)",
+    LINE: "var(--line)",
+    PASSED: "var(--pass)",
+    FAILED: "var(--fail)",
+    ACCENT: "var(--accent)",
+}
+_SIZES = ((1, 3.2), (5, 4.4), (25, 6.0), (125, 8.0))  # at least so many cases on one point -> diameter in points
+
+
+def histogram(
+    values: Floats, *, threshold: float, lower_is_better: bool, name: str, title: str, labels: Mapping[str, str]
+) -> str:
+    """How many cases have which score, failed ones apart, the threshold as a line; empty without a measured value."""
+    import numpy as np
+
+    measured = values[known(values)]
+    if not measured.size:
+        return ""
+    figure, axes = _figure(3.6, 1.9, left=0.14, bottom=0.2, top=0.86)
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    state = metric_states(measured, threshold, lower_is_better)
+    passed, _ = np.histogram(measured[state == 1.0], bins=edges)
+    failed, _ = np.histogram(measured[state == 0.0], bins=edges)
+    axes.bar(edges[:-1], passed, 0.9 / BINS, align="edge", color=PASSED)
+    axes.bar(edges[:-1], failed, 0.9 / BINS, bottom=passed, align="edge", color=FAILED, hatch="////", edgecolor=LINE)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(0, max(1.0, 1.1 * float((passed + failed).max())))
+    axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    return _drawn(figure, name, title, _named(axes, labels["score"], labels["cases"]))
+
+
+def scatter(
+    before: Floats, after: Floats, *, threshold: float, lower_is_better: bool, name: str, title: str, labels: Mapping[str, str]
+) -> str:
+    """Each pair's score in the baseline (across) and the candidate (up), newly failing ones as triangles, drawn last.
+
+    Cases on one hundredth share a point, the larger the more; at most MOST_POINTS are drawn. Empty without a measured pair.
+    """
+    import numpy as np
+
+    both = known(before) & known(after)
+    old, new = before[both], after[both]
+    if not old.size:
+        return ""
+    figure, axes = _figure(3.2, 2.9, left=0.15, bottom=0.15, top=0.9)
+    axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=0.8)
+    axes.axhline(threshold, color=INK, linestyle="--", linewidth=0.8)
+    failing = metric_states(old, threshold, lower_is_better) > metric_states(new, threshold, lower_is_better)
+    highlighted = _points(old[failing], new[failing], MOST_POINTS)
+    others = _points(old[~failing], new[~failing], MOST_POINTS - len(highlighted))
+    for points, marker, colour in ((others, "o", ACCENT), (highlighted, "^", FAILED)):
+        for least, most, size in zip(
+            (least for least, _ in _SIZES), (*(least for least, _ in _SIZES[1:]), np.inf), (size for _, size in _SIZES), strict=True
+        ):
+            these = points[(points[:, 2] >= least) & (points[:, 2] < most)]
+            if these.size:
+                axes.plot(
+                    these[:, 0], these[:, 1], marker, color=colour, markersize=size, alpha=0.7, markeredgewidth=0, clip_on=False
+                )
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    return _drawn(figure, name, title, _named(axes, labels["baseline"], labels["candidate"]))
+
+
+def _points(old: Floats, new: Floats, most: int) -> Floats:
+    """(x, y, how many cases) of the distinct points, to a hundredth; the fullest where there are more than `most`."""
+    import numpy as np
+
+    pairs, counts = np.unique(np.round(np.column_stack([old, new]), 2), axis=0, return_counts=True)
+    points = np.column_stack([pairs, counts])
+    return points[np.argsort(-counts, kind="stable")[: max(most, 0)]]
+
+
+def trend(points: Sequence[TrendPoint], *, name: str, title: str, labels: Mapping[str, str]) -> str:
+    """The pass rate of each run with the band of its interval; a run in which nothing was measured leaves a gap."""
+    import numpy as np
+
+    if not points:
+        return ""
+    figure, axes = _figure(7.2, 2.3, left=0.075, bottom=0.17, top=0.88)
+    rates = np.array([100 * point.pass_rate if point.coverage else np.nan for point in points])
+    bands = [point.interval if point.interval and point.coverage else (np.nan, np.nan) for point in points]
+    low, high = 100 * np.array([band[0] for band in bands]), 100 * np.array([band[1] for band in bands])
+    places = np.arange(len(points))
+    axes.fill_between(places, low, high, color=ACCENT, alpha=0.18, linewidth=0)
+    axes.vlines(places, low, high, color=ACCENT, alpha=0.45, linewidth=1)
+    axes.plot(places, rates, "o-", color=ACCENT, markersize=4.5, linewidth=1.6, clip_on=False)
+    for place in places[1:]:
+        if points[place].judge != points[place - 1].judge:
+            axes.axvline(place - 0.5, color=INK, linestyle=":", linewidth=1)
+    axes.set_xlim(-0.5, len(points) - 0.5)
+    axes.set_ylim(0, 101)
+    shown = sorted({round(float(place)) for place in np.linspace(0, len(points) - 1, min(MOST_TICKS, len(points)))})
+    texts = _named(axes, "", f"{labels['pass_rate']} (%)")
+    ticks = {f"Tx{place}xT": _cut(points[place].snapshot) for place in shown}
+    axes.set_xticks(shown, list(ticks))
+    return _drawn(figure, name, title, {**texts, **ticks})
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TICK_TEXT else f"{text[: TICK_TEXT - 1]}…"
+
+
+def _figure(width: float, height: float, *, left: float, bottom: float, top: float) -> tuple[Figure, Axes]:
+    """A figure of inches with one pair of axes; the margins are shares of it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="none")
+    axes = figure.add_axes((left, bottom, 0.985 - left, top - bottom), facecolor="none")
+    axes.tick_params(color=LINE, labelsize=8, length=3)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_color(LINE)
+        spine.set_visible(side in {"left", "bottom"})
+    return figure, axes
+
+
+def _named(axes: Axes, across: str, up: str) -> dict[str, str]:
+    """Name the axes with stand-ins; the names by stand-in."""
+    axes.set_xlabel("TxXxT", fontsize=8, labelpad=2)
+    axes.text(0.0, 1.03, "TxYxT", transform=axes.transAxes, fontsize=8, va="bottom", ha="left")
+    return {"TxXxT": across, "TxYxT": up}
+
+
+def _drawn(figure: Figure, name: str, title: str, texts: Mapping[str, str]) -> str:
+    """The figure's `<svg>`, its ids begun with `name`, read out as `title`, the stand-ins replaced by `texts`."""
+    import matplotlib
+    from markupsafe import escape
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "hatch.linewidth": 0.6}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', rf'\1 role="img" aria-label="{escape("TxAxT")}"', text, count=1)
+    text = re.sub(r' id="[a-z0-9.]+_[0-9]+"', "", text)  # of groups that nothing refers to
+    text = re.sub(r'(id="|"#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"\s*\n\s*", " ", text)
+    text = re.sub(r"#000[0-9a-f]{3}", lambda found: _COLOURS.get(found[0], found[0]), text)
+    known_texts = {"TxAxT": title, **texts}
+    return re.sub(r"Tx\w+?xT", lambda found: str(escape(known_texts[found[0]])), text).strip()
