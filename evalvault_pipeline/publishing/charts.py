@@ -42,6 +42,7 @@ def histogram(
 ) -> str:
     """How many cases have which score, failed ones apart, the threshold as a line; empty without a measured value."""
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     measured = values[known(values)]
     if not measured.size:
@@ -56,7 +57,7 @@ def histogram(
     axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(0, max(1.0, 1.1 * float((passed + failed).max())))
-    axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     return _drawn(figure, name, title, _named(axes, labels["score"], labels["cases"]))
 
@@ -83,7 +84,10 @@ def scatter(
     others = _points(old[~failing], new[~failing], MOST_POINTS - len(highlighted))
     for points, marker, colour in ((others, "o", ACCENT), (highlighted, "^", FAILED)):
         for least, most, size in zip(
-            (least for least, _ in _SIZES), (*(least for least, _ in _SIZES[1:]), np.inf), (size for _, size in _SIZES), strict=True
+            (least for least, _ in _SIZES),
+            (*(least for least, _ in _SIZES[1:]), np.inf),
+            (size for _, size in _SIZES),
+            strict=True,
         ):
             these = points[(points[:, 2] >= least) & (points[:, 2] < most)]
             if these.size:
@@ -165,7 +169,7 @@ def _drawn(figure: Figure, name: str, title: str, texts: Mapping[str, str]) -> s
     nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "hatch.linewidth": 0.6}):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+        FigureCanvasSVG(figure).print_figure(buffer, format="svg", metadata=nothing, facecolor="none")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)

@@ -1,11 +1,12 @@
 """Every word that the HTML report says of its own, by language. Texts of datasets and of findings stay as they are."""
 
+# ruff: noqa: E501  a line for each word
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+# The name of a word, then the word in English and in Korean.
 _WORDS: Mapping[str, tuple[str, str]] = {
-    # name: (English, Korean)
     "report": ("Evaluation report", "평가 보고서"),
     "skip": ("Skip to the cases", "케이스 목록으로 건너뛰기"),
     "contents": ("Contents", "목차"),
@@ -84,7 +85,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "trend_of": ("Pass rate of the last {count} runs", "최근 {count}개 실행의 통과율"),
     "trend_note": ("Passed cases of all cases, the band is the 95 % interval; a run without any measured score leaves a gap; a dotted line marks another judge.", "전체 케이스 중 통과한 비율이며 띠는 95 % 신뢰구간입니다. 점수가 하나도 측정되지 않은 실행은 비워 두고, 점선은 심사 모델이 바뀐 곳입니다."),
     "snapshot": ("Snapshot", "스냅샷"),
-    "finished": ("Finished (UTC)", "종료 (UTC)"),
+    "finished_at": ("Finished (UTC)", "종료 (UTC)"),
     "judge": ("Judge", "심사 모델"),
     "cost": ("Cost", "비용"),
     "cost_and_time": ("Cost and time", "비용과 시간"),
@@ -110,12 +111,12 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "the_baseline": ("Baseline", "기준 실행"),
     "file": ("Results", "결과"),
     "run_id": ("Run", "실행 ID"),
-    "dataset": ("Dataset", "데이터셋"),
+    "dataset_name": ("Dataset", "데이터셋"),
     "dataset_version": ("Dataset version", "데이터셋 버전"),
     "dataset_digest": ("Dataset digest", "데이터셋 다이제스트"),
     "tokenizer": ("Tokenizer", "토크나이저"),
     "profile": ("Profile", "프로필"),
-    "started": ("Started (UTC)", "시작 (UTC)"),
+    "started_at": ("Started (UTC)", "시작 (UTC)"),
     "metric_versions": ("Metric and prompt versions", "지표와 프롬프트 버전"),
     "skipped_rows": ("Skipped rows", "건너뛴 행"),
     "missing_batches": ("Batches not scored yet", "아직 채점되지 않은 배치"),
