@@ -68,7 +68,14 @@ def _template() -> jinja2.Template:
     ours = {name: Markup(text) for name, text in texts.items()}  # noqa: S704  files of this package
     environment.globals |= {"style": ours["css"], "script": ours["js"], "script_digest": digest}
     environment.globals |= {"percent": percent, "number": number}
-    environment.filters |= {"percent": percent, "number": number, "share": _share, "signed": _signed, "moment": _moment}
+    environment.filters |= {
+        "percent": percent,
+        "number": number,
+        "share": _share,
+        "signed": _signed,
+        "moment": _moment,
+        "p_value": _p_value,
+    }
     return environment.get_template("report.html.j2")
 
 
@@ -216,3 +223,7 @@ def _signed(figure: float | None, places: int = 3, scale: float = 1.0) -> str:
 def _moment(text: Any) -> str:
     """An ISO time to the minute."""
     return str(text)[:16].replace("T", " ")
+
+
+def _p_value(figure: float) -> str:
+    return "< 0.0001" if figure < 0.0001 else f"{figure:.3g}"

@@ -45,7 +45,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "threshold": ("Passes at", "통과 기준"),
     "version": ("Version", "버전"),
     "noise": ("Judge noise", "심사 모델 잡음"),
-    "noise_text": ("{flips} of verdicts flip, standard deviation {deviation}", "판정의 {flips}가 뒤바뀜, 표준편차 {deviation}"),
+    "noise_text": ("{flips} flip, s.d. {deviation}", "{flips} 뒤바뀜, 표준편차 {deviation}"),
     "distributions": ("Score distributions", "점수 분포"),
     "distribution_of": ("Distribution of {metric}: {passed} passed, {failed} failed, {unmeasured} unmeasured", "{metric} 분포: 통과 {passed}, 실패 {failed}, 미측정 {unmeasured}"),
     "threshold_line": ("threshold", "통과 기준선"),
