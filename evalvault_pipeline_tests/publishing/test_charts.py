@@ -127,7 +127,7 @@ def test_a_run_without_any_measured_score_leaves_a_gap_in_the_trend():
         trend(point(), point(), point()),
         trend(point(), point(pass_rate=0.0, interval=(0.0, 0.1), coverage=0.0), point()),
     )
-    assert drawn(full, "accent") == drawn(gap, "accent") + 1
+    assert drawn(full, "accent") > drawn(gap, "accent") >= 2
 
 
 def test_another_judge_is_marked_in_the_trend():
