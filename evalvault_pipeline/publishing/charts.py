@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 BINS = 20
 MOST_POINTS = 2_000
-MOST_TICKS = 6
-TICK_TEXT = 14
+MOST_TICKS = 5
+TICK_TEXT = 12
 # What matplotlib is told -> what the page takes for it.
 INK, LINE, PASSED, FAILED, ACCENT = "#000101", "#000202", "#000303", "#000404", "#000505"
 _COLOURS = {
@@ -115,7 +115,7 @@ def trend(points: Sequence[TrendPoint], *, name: str, title: str, labels: Mappin
 
     if not points:
         return ""
-    figure, axes = _figure(7.2, 2.3, left=0.075, bottom=0.17, top=0.88)
+    figure, axes = _figure(5.4, 2.1, left=0.085, bottom=0.17, top=0.87)
     rates = np.array([100 * point.pass_rate if point.coverage else np.nan for point in points])
     bands = [point.interval if point.interval and point.coverage else (np.nan, np.nan) for point in points]
     low, high = 100 * np.array([band[0] for band in bands]), 100 * np.array([band[1] for band in bands])

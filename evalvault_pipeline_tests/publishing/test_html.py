@@ -504,7 +504,7 @@ def test_search_and_filters_hide_and_show_cases(
     tab.get_by_role("button", name="Unmeasured").click()
     assert shown() == ["c05", "c06"]
     tab.get_by_role("button", name="Failed", exact=True).click()
-    tab.locator("#search").fill("틀린 답변 2")
+    tab.locator("#search").fill("틀린 C02")
     assert shown() == ["c02"]
     tab.locator("#search").fill("no such words")
     assert shown() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,7 +80,10 @@ def _case(
         "answer": text(entry.get("answer")),
         "before": text(before.get("answer")) if before else None,
         "reference": text(entry.get("ground_truth")),
-        "metadata": [(key, text(value)) for key, value in (entry.get("metadata") or {}).items()],
+        "metadata": [
+            (key, text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+            for key, value in (entry.get("metadata") or {}).items()
+        ],
         "scores": scores,
         "compared": bool(before),
     }
