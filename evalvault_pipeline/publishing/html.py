@@ -195,7 +195,9 @@ def _changes(comparison: Comparison) -> dict[str, tuple[Sequence[str], Sequence[
 
 
 def _dollars(cost: float | None, tokens: int | None, labels: Mapping[str, str]) -> str:
-    """None is a price that nobody knows, which is not 0; without tokens nothing was asked."""
+    """None is a price that nobody knows, which is not 0; without tokens nothing was asked, unless even these are unknown."""
+    if tokens is None:
+        return "–"
     if not tokens:
         return labels["no_judge"]
     return labels["unknown_price"] if cost is None else f"${cost:,.4f}"

@@ -306,6 +306,21 @@ def test_a_price_that_nobody_knows_is_not_nought(results: Callable[..., Path], p
     assert "1 h 12 min" in known
 
 
+def test_a_file_of_an_older_minor_version_without_costs_is_shown_without_them(
+    results: Callable[..., Path], page: Callable[..., str]
+):
+    path = results([case("a", good())])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("total_cost_usd", "total_tokens", "usage", "cache", "duration_seconds", "finished_at", "unmeasured_details"):
+        del content[name]
+    for summary in content["metric_summaries"].values():
+        del summary["usage"], summary["noise"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    text = page(path)
+    assert re.findall(r'<dd class="figure small">([^<]*)</dd>', text) == ["–", "–"]
+    assert "no judge was asked" not in text
+
+
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_a_page_is_well_formed_has_headings_in_order_unique_ids_and_links_only_into_itself(
     compared: tuple[Path, Path], page: Callable[..., str], language: str
@@ -346,9 +361,7 @@ def test_nothing_of_a_dataset_becomes_markup(results: Callable[..., Path], page:
     assert Outline(text).open == []
 
 
-def test_texts_that_are_no_unicode_or_far_too_long_do_not_break_the_page(
-    results: Callable[..., Path], page: Callable[..., str]
-):
+def test_a_text_that_is_far_too_long_is_cut_and_says_so(results: Callable[..., Path], page: Callable[..., str]):
     long = case("long", good(), answer="가" * 3 * LONGEST_TEXT)
     text = page(results([long, case("empty", good(), answer="", ground_truth=None, metadata={})]))
     assert "가" * LONGEST_TEXT in text and "가" * (LONGEST_TEXT + 1) not in text
