@@ -13,7 +13,7 @@ from enum import StrEnum
 from evalvault_pipeline.errors import UnusableResults
 from evalvault_pipeline.reporting.comparison import Comparison, Difference
 from evalvault_pipeline.reporting.recorded import RecordedRun
-from evalvault_pipeline.reporting.statistics import exact_worsening, holm, wilson_interval
+from evalvault_pipeline.reporting.statistics import exact_worsening, holm, surely_below, wilson_interval
 
 ERROR_RATE = 0.025  # of each side of a 95 % interval, and of each test that fails a run
 MINIMUM_PAIRS = 20
@@ -116,13 +116,10 @@ def _coverage(run: RecordedRun, rules: GateRules) -> Finding:
 
 
 def _floor(run: RecordedRun, rules: GateRules) -> Finding:
-    """Fail where the interval lies below the minimum even if all unmeasured cases had passed; pass where it lies above."""
+    """Fail where the exact test says so, even if all unmeasured cases had passed; pass where the interval lies above."""
     minimum, total = rules.min_pass_rate, len(run.case_ids)
     decided = run.passed + run.failed
-    worst, best = wilson_interval(run.passed, total), wilson_interval(run.passed + run.unmeasured, total)
     interval = wilson_interval(run.passed, decided)
-    assert worst is not None, "a run has at least one case"
-    assert best is not None, "a run has at least one case"
     rate = run.passed / decided if decided else None
     figures = {
         "value": rate,
@@ -137,12 +134,12 @@ def _floor(run: RecordedRun, rules: GateRules) -> Finding:
         f"pass rate {_percent(rate)} of {_cases(decided)} (95 % interval {_percent(low)} to {_percent(high)}), "
         f"at least {_percent(minimum)} is wanted"
     )
-    if best[1] < minimum and high < minimum:
+    if surely_below(run.passed, decided, minimum) and surely_below(run.passed + run.unmeasured, total, minimum):
         return _finding(Rule.PASS_RATE, Outcome.FAIL, sentence, figures)
     if low < minimum:
-        why = "the interval reaches below it" if rate >= minimum else "the interval reaches above it"
+        why = "the interval reaches below it" if rate >= minimum else "chance could have made it so low"
         return _finding(Rule.PASS_RATE, Outcome.INCONCLUSIVE, f"{sentence}, and {why}: more cases would tell", figures)
-    if worst[1] < minimum:
+    if surely_below(run.passed, total, minimum):
         unknown = f"{_cases(run.unmeasured)} unmeasured: had they failed, it would be too low"
         return _finding(Rule.PASS_RATE, Outcome.INCONCLUSIVE, f"{sentence}; {unknown}", figures)
     return _finding(Rule.PASS_RATE, Outcome.PASS, sentence, figures)

@@ -58,6 +58,13 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def surely_below(successes: int, total: int, rate: float) -> bool:
+    """Whether so few successes, or fewer, have a chance of 2.5 % at most where `rate` is the true one: exact binomial test."""
+    from scipy.special import bdtr
+
+    return total > 0 and float(bdtr(successes, total, rate)) <= (1 - CONFIDENCE) / 2
+
+
 def exact_mcnemar(newly_failing: int, newly_passing: int) -> float:
     """Two-sided p-value that as many cases fail newly as pass. Source: McNemar, Psychometrika 12, 1947; exact binomial."""
     from scipy.special import bdtr
@@ -100,14 +107,16 @@ def paired_mean_interval(differences: NDArray[np.float64]) -> tuple[float, float
     if size < 2:
         return None
     generator = np.random.default_rng(SEED)
-    values, counts = np.unique(differences, return_counts=True)
-    if values.size > GROUPS and size > 10 * GROUPS:
+    if size > 10 * GROUPS:
         groups = np.array_split(np.sort(differences), GROUPS)
-        values, counts = np.array([group.mean() for group in groups]), np.array([group.size for group in groups])
-    if values.size <= GROUPS:
-        return _middle(generator.multinomial(size, counts / size, size=PAIRED_RESAMPLES) @ values / size)
-    means = [float(differences[generator.integers(0, size, size)].mean()) for _ in range(PAIRED_RESAMPLES)]
-    return _middle(np.asarray(means))
+        values, shares = np.array([group.mean() for group in groups]), np.array([group.size for group in groups]) / size
+        return _middle(generator.multinomial(size, shares, size=PAIRED_RESAMPLES) @ values / size)
+    step = max(1, 1_000_000 // size)
+    means = [
+        differences[generator.integers(0, size, (min(step, PAIRED_RESAMPLES - start), size))].mean(axis=1)
+        for start in range(0, PAIRED_RESAMPLES, step)
+    ]
+    return _middle(np.concatenate(means))
 
 
 def _middle(figures: NDArray[np.float64]) -> tuple[float, float]:
