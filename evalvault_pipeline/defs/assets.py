@@ -20,8 +20,9 @@ from evalvault_pipeline.cases.model import Batch
 from evalvault_pipeline.defs.checks import check_reports, report_check_specs
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
+from evalvault_pipeline.defs.verdict_assets import verdict_assets
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.evaluate import judging_with, plan_scoring, summarize_snapshot
+from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
 from evalvault_pipeline.reporting.report import Cost, RunReport
@@ -59,7 +60,7 @@ PROGRESS_LINES = 20
 
 
 def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefinition]:
-    """`<dataset>/cases`, `<dataset>/scores` and `<dataset>/report`."""
+    """`<dataset>/cases`, `<dataset>/scores` and `<dataset>/report`, then comparison and verdict."""
     partitions = batch_partitions(spec.name)
     policy = dg.BackfillPolicy.multi_run(spec.partitions_per_run) if spec.partitions_per_run else dg.BackfillPolicy.single_run()
     common: dict[str, Any] = {"group_name": spec.name, "owners": list(spec.owners)}
@@ -142,7 +143,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         check_specs=report_check_specs(dg.AssetKey([spec.name, "report"])),
         **common,
     )
-    def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
+    def report(context: dg.AssetExecutionContext, score_store: dg.ResourceParam[str]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
         existing = context.instance.get_dynamic_partitions(partitions.name or "")
         wanted = snapshots_in(context.run.tags, existing) or folder.unreported() or folder.snapshots()[-1:]
         if not wanted:
@@ -150,20 +151,18 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             raise dg.Failure(nothing, allow_retries=False)
         started = datetime.fromtimestamp(_run_start(context), UTC)
         reports = [_reported(folder, snapshot, context.run.run_id, started) for snapshot in wanted]
+        for one in reports:
+            record_run(one, store_url=score_store)
         for earlier in reports[:-1]:
             write_report(folder, earlier)
             context.log_event(dg.AssetMaterialization(context.asset_key, metadata=report_metadata(earlier, folder)))
         return dg.MaterializeResult(
             value=reports[-1],
             metadata=report_metadata(reports[-1], folder),
-            check_results=check_reports(
-                reports,
-                min_pass_rate=settings.min_pass_rate if spec.min_pass_rate is None else spec.min_pass_rate,
-                min_coverage=settings.min_coverage,
-            ),
+            check_results=check_reports(reports, min_coverage=settings.min_coverage),
         )
 
-    return [cases, scores, report]
+    return [cases, scores, report, *verdict_assets(spec, settings)]
 
 
 def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:

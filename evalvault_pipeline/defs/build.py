@@ -9,7 +9,7 @@ import dagster as dg
 from evalvault_pipeline.cases.catalog import Catalog
 from evalvault_pipeline.defs.assets import dataset_assets
 from evalvault_pipeline.defs.io_managers import CasesIOManager, ReportIOManager, ScoresIOManager
-from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, register_job
+from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, promote_job, register_job
 from evalvault_pipeline.defs.resources import JudgeResource, ScoreStoreResource
 from evalvault_pipeline.defs.schedules import weekly_schedule
 from evalvault_pipeline.defs.sensors import new_snapshot_sensor
@@ -28,7 +28,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
     results_dir, store = str(settings.results_dir), settings.score_store_url
     definitions = dg.Definitions(
         assets=[asset for spec in specs for asset in dataset_assets(spec, settings)],
-        jobs=[*jobs, everything, register_job(catalog)],
+        jobs=[*jobs, everything, register_job(catalog), promote_job(settings)],
         schedules=[weekly_schedule(everything, settings)],
         sensors=[new_snapshot_sensor(catalog, jobs)] if jobs else [],
         resources={

@@ -1,6 +1,7 @@
-"""What must be true of a report, as asset checks that live inside the report asset.
+"""What must be true of a report and of a verdict, as asset checks that live inside the assets.
 
-A failed blocking check of severity ERROR ends `dagster job execute` with exit code 1; the others only show red in the UI.
+A failed blocking check of severity ERROR ends `dagster job execute` with exit code 1; the others only show in the UI. Blocking
+checks stand on the verdict, the last asset of its job, so that nothing is left out where they end the run.
 """
 
 from __future__ import annotations
@@ -9,73 +10,89 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from evalvault_pipeline.reporting.gate import Finding, Outcome, Rule, Verdict
 from evalvault_pipeline.reporting.report import RunReport
-
-EVERY_CASE_SCORED = "every_case_scored"
-PASS_RATE = "pass_rate_at_least_minimum"  # noqa: S105  no password
 
 
 def report_check_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return [
         dg.AssetCheckSpec(
-            PASS_RATE, asset=asset, blocking=True, description="The pass rate is at least the minimum of the dataset."
-        ),
-        dg.AssetCheckSpec(
-            EVERY_CASE_SCORED,
+            Rule.EVERY_CASE_SCORED.value,
             asset=asset,
             description="Measured / wanted scores is at least EVALVAULT_MIN_COVERAGE, and no batch is missing.",
+        )
+    ]
+
+
+def verdict_check_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            Rule.PASS_RATE.value,
+            asset=asset,
+            blocking=True,
+            description="The pass rate, with its interval, is at least the minimum of the dataset.",
+        ),
+        dg.AssetCheckSpec(
+            Rule.NOT_WORSE.value,
+            asset=asset,
+            blocking=True,
+            description="The pass rate is no lower than the promoted baseline's, within EVALVAULT_MARGIN.",
         ),
     ]
 
 
-def check_reports(reports: Sequence[RunReport], *, min_pass_rate: float, min_coverage: float) -> list[dg.AssetCheckResult]:
-    """The results of both checks over all reports of a run; they fail where any snapshot fails.
-
-    Where only unmeasured cases keep the pass rate below the minimum, nothing is known to be worse: that is a warning, which
-    ends no run. Missing batches excuse nothing: what is scored is judged.
-    """
-    worse = [report for report in reports if report.pass_rate < min_pass_rate]
-    surely = [report for report in worse if report.pass_rate_bounds[1] < min_pass_rate]
+def check_reports(reports: Sequence[RunReport], *, min_coverage: float) -> list[dg.AssetCheckResult]:
+    """Whether every case of the reports of a run is scored; a warning, which ends no run."""
     partial = [report for report in reports if report.coverage < min_coverage or report.info.missing_batches]
-    shown = (surely or worse or list(reports))[-1]
-    incomplete = (partial or list(reports))[-1]
-    low, high = shown.pass_rate_bounds
+    shown = (partial or list(reports))[-1]
     return [
         dg.AssetCheckResult(
-            check_name=PASS_RATE,
-            passed=not worse,
-            severity=dg.AssetCheckSeverity.ERROR if surely or not worse else dg.AssetCheckSeverity.WARN,
-            metadata={
-                "snapshot": shown.info.snapshot,
-                "pass_rate": shown.pass_rate,
-                "minimum": min_pass_rate,
-                "pass_rate_if_unmeasured_failed": low,
-                "pass_rate_if_unmeasured_passed": high,
-                "failed_cases": shown.failed,
-            },
-            description="; ".join(_pass_rate_line(report, min_pass_rate) for report in (worse or [shown])),
-        ),
-        dg.AssetCheckResult(
-            check_name=EVERY_CASE_SCORED,
+            check_name=Rule.EVERY_CASE_SCORED.value,
             passed=not partial,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
-                "snapshot": incomplete.info.snapshot,
-                "coverage": incomplete.coverage,
+                "snapshot": shown.info.snapshot,
+                "coverage": shown.coverage,
                 "minimum": min_coverage,
-                "unmeasured": "\n".join(incomplete.unmeasured_details) or "none",
-                "missing_batches": ", ".join(incomplete.info.missing_batches) or "none",
+                "unmeasured": "\n".join(shown.unmeasured_details) or "none",
+                "missing_batches": ", ".join(shown.info.missing_batches) or "none",
             },
             description="; ".join(
                 f"{report.info.snapshot}: coverage {report.coverage:.1%}, {len(report.info.missing_batches)} batches missing"
-                for report in (partial or [incomplete])
+                for report in (partial or [shown])
             ),
-        ),
+        )
     ]
 
 
-def _pass_rate_line(report: RunReport, min_pass_rate: float) -> str:
-    line = f"{report.info.snapshot}: pass rate {report.pass_rate:.1%}, at least {min_pass_rate:.1%} is wanted"
-    if report.pass_rate < min_pass_rate <= report.pass_rate_bounds[1]:
-        line += f"; inconclusive, {report.unmeasured} cases are unmeasured"
-    return line
+def check_verdicts(verdicts: Sequence[Verdict]) -> list[dg.AssetCheckResult]:
+    """A result for each blocking rule over all verdicts of a run: an error where one fails, a warning where one cannot tell."""
+    return [_check(rule, verdicts) for rule in (Rule.PASS_RATE, Rule.NOT_WORSE)]
+
+
+def _check(rule: Rule, verdicts: Sequence[Verdict]) -> dg.AssetCheckResult:
+    found = [(verdict, finding) for verdict in verdicts if (finding := verdict.finding(rule))]
+    if not found:
+        nothing = "No baseline is promoted, so nothing is compared: evalvault baseline set RUN_ID"
+        return dg.AssetCheckResult(check_name=rule.value, passed=True, description=nothing)
+    failed, unsure = (
+        [pair for pair in found if pair[1].outcome is outcome] for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE)
+    )
+    shown = failed or unsure or found
+    verdict, finding = shown[-1]
+    return dg.AssetCheckResult(
+        check_name=rule.value,
+        passed=not failed and not unsure,
+        severity=dg.AssetCheckSeverity.WARN if unsure and not failed else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "snapshot": str(verdict.run.header["snapshot"]),
+            "outcome": finding.outcome.value,
+            **{name: float(value) for name, value in finding.figures.items() if value is not None},
+        },
+        description="; ".join(_line(one, told) for one, told in shown),
+    )
+
+
+def _line(verdict: Verdict, finding: Finding) -> str:
+    said = "inconclusive, " if finding.outcome is Outcome.INCONCLUSIVE else ""
+    return f"{verdict.run.header['snapshot']}: {said}{finding.sentence}"

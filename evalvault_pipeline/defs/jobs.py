@@ -1,4 +1,4 @@
-"""Jobs: one per dataset over a range of its batches, one for all datasets, one that only registers partitions."""
+"""Jobs: one per dataset over a range of its batches, one for all; others register partitions and promote a baseline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,9 @@ from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.defs.launch import evaluate_snapshot
 from evalvault_pipeline.defs.partitions import register_snapshot
 from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.publishing.baselines import Baselines
+from evalvault_pipeline.publishing.run_history import RunHistory
+from evalvault_pipeline.settings import Settings
 
 
 def evaluation_job_name(dataset: str) -> str:
@@ -16,7 +19,7 @@ def evaluation_job_name(dataset: str) -> str:
 
 
 def dataset_job(spec: DatasetSpec) -> Any:
-    """`<dataset>_evaluation_job`: cases, scores and report of the batches that the run's tags name."""
+    """`<dataset>_evaluation_job`: cases, scores, report and verdict of the batches that the run's tags name."""
     return dg.define_asset_job(
         evaluation_job_name(spec.name),
         selection=dg.AssetSelection.groups(spec.name),
@@ -84,3 +87,33 @@ def register_job(catalog: Catalog) -> dg.JobDefinition:
         register_every_snapshot()
 
     return register_snapshots_job
+
+
+def promote_job(settings: Settings) -> dg.JobDefinition:
+    """`promote_baseline_job`: make a run the baseline of its dataset; who, when and why is kept."""
+
+    @dg.op(
+        config_schema={
+            "run_id": dg.Field(str, description="The run of a report, as its results.json names it."),
+            "promoted_by": dg.Field(str, description="Who promotes it."),
+            "note": dg.Field(str, is_required=False, default_value="", description="Why."),
+            "force": dg.Field(bool, is_required=False, default_value=False, description="Also a run that is not whole."),
+        }
+    )
+    def promote_baseline(context: dg.OpExecutionContext, score_store: dg.ResourceParam[str]) -> None:
+        asked = context.op_config
+        try:
+            with RunHistory(score_store) as history:
+                run = history.find(asked["run_id"])
+                promotion = Baselines(settings.baselines_dir).promote(
+                    run, by=asked["promoted_by"], note=asked["note"], force=asked["force"]
+                )
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        context.log.info(f"{run.name}, run {promotion.run_id}, is the baseline now; before: {promotion.replaces or 'none'}")
+
+    @dg.job(name="promote_baseline_job", description="Make a run the baseline that later runs of its dataset are held against.")
+    def promote_baseline_job() -> None:
+        promote_baseline()
+
+    return promote_baseline_job

@@ -24,7 +24,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 class Outcome:
     """How the evaluation of a snapshot ended.
 
-    `exit_code`: 0 fine, 1 its pass rate is below the minimum, 2 wrong data or setting, 3 a service did not answer. `run_id` is
+    `exit_code`: 0 fine, 1 its verdict is a fail, 2 wrong data or setting, 3 a service did not answer. `run_id` is
     "" where no run was made; `reported`: there is a report of it.
     """
 
@@ -109,7 +109,8 @@ def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec) -> tuple
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed:
-                words.append(f"{check.check_name} FAILED: {check.description}")
+                state = "FAILED" if check.severity is dg.AssetCheckSeverity.ERROR else "WARNING"
+                words.append(f"{check.check_name} {state}: {check.description}")
         elif event.is_step_materialization and event.asset_key == dg.AssetKey([spec.name, "report"]):
             metadata = event.materialization.metadata
             words.insert(0, f"{float(str(metadata['pass_rate'].value)):.1%} of {metadata['cases'].value} cases passed")

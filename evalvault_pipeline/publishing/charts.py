@@ -100,6 +100,26 @@ def scatter(
     return _drawn(figure, name, title, _named(axes, labels["baseline"], labels["candidate"]))
 
 
+def scatter_png(before: Floats, after: Floats, *, threshold: float, title: str) -> bytes:
+    """Each pair's score in the baseline (across) and the candidate (up) as a small PNG picture."""
+    from io import BytesIO
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    points = _points(before, after, MOST_POINTS)
+    axes.scatter(points[:, 0], points[:, 1], s=8 + 4 * points[:, 2], alpha=0.6)
+    axes.plot([0, 1], [0, 1], linewidth=0.8, color="grey")
+    axes.axhline(threshold, linewidth=0.8, linestyle="--", color="grey")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="baseline", ylabel="candidate", title=title)
+    picture = BytesIO()
+    FigureCanvasAgg(figure)  # it makes itself the figure's canvas
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
+
+
 def _points(old: Floats, new: Floats, most: int) -> Floats:
     """(x, y, how many cases) of the distinct points, to a hundredth; the fullest where there are more than `most`."""
     import numpy as np

@@ -2,7 +2,7 @@
 
 <results>/<dataset>/<snapshot>/cases/0003.parquet
 <results>/<dataset>/<snapshot>/scores/0003.parquet
-<results>/<dataset>/<snapshot>/results.json, report.md
+<results>/<dataset>/<snapshot>/results.json, report.md, comparison.md, verdict.json, report.html
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class ResultsFolder:
 
     def markdown_file(self, snapshot: str) -> Path:
         return self.root / self.dataset / snapshot / "report.md"
+
+    def file(self, snapshot: str, name: str) -> Path:
+        """A further file of a snapshot, such as verdict.json."""
+        return self.root / self.dataset / snapshot / name
 
     def snapshots(self) -> list[str]:
         """Snapshots of which something was scored."""

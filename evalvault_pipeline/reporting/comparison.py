@@ -41,7 +41,7 @@ class Difference:
     `baseline` and `candidate` are the pass rate or the mean, `difference` is candidate - baseline and `interval` its 95 %
     interval. `p_value` (paired t-test of a mean; McNemar's for the pass rate) and `flips_p_value` (McNemar's, of the metric's
     own passes) are two-sided, the `adjusted` ones corrected by Holm over the metrics. `noise` is one standard error that the
-    judge's noise alone gives the difference; `differences` are those of a metric's values.
+    judge's noise alone gives the difference; `scores` are a metric's (before, after), as arrays over the pairs.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Difference:
     flips_adjusted: float = 1.0
     noise: float = 0.0
     lower_is_better: bool = False
-    differences: Any = field(default=None, repr=False, compare=False)
+    scores: Any = field(default=None, repr=False, compare=False)
 
     @property
     def difference(self) -> float | None:
@@ -71,9 +71,10 @@ class Difference:
 
     def beyond(self, margin: float) -> float:
         """One-sided p-value that the mean got worse by no more than `margin`."""
-        if self.differences is None:
+        if self.scores is None:
             return 1.0
-        return mean_below(-self.differences if self.lower_is_better else self.differences, -margin)
+        before, after = self.scores
+        return mean_below(before - after if self.lower_is_better else after - before, -margin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +284,7 @@ def _metric_difference(name: str, baseline: RecordedRun, candidate: RecordedRun,
         flips_p_value=exact_mcnemar(failing, passing),
         noise=deviation * math.sqrt(2 / pairs) if pairs else 0.0,
         lower_is_better=lower,
-        differences=differences,
+        scores=(old, new),
     )
 
 
