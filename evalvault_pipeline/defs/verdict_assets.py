@@ -48,6 +48,7 @@ def verdict_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         key=[spec.name, "comparison"],
         deps=[[spec.name, "report"]],
         description="A snapshot against the promoted baseline, case by case: what changed, by how much, and how sure that is.",
+        dagster_type=dg.Nothing,
         kinds={"markdown"},
         **common,
     )
