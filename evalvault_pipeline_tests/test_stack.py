@@ -188,9 +188,12 @@ def test_a_person_materializes_a_snapshot_in_the_ui_and_reads_the_pass_rate(stac
         page.goto(f"{stack.url}/assets/insurance_qa/scores?view=partitions&partition=2026w45%2F0003")
         page.get_by_text("passed_cases").wait_for()
         page.screenshot(path=shots / "4-batch.png")
-        page.goto(f"{stack.url}/assets/insurance_qa/report?view=checks")
+        page.goto(f"{stack.url}/assets/insurance_qa/verdict?view=checks")
         page.get_by_text("pass_rate_at_least_minimum").first.wait_for()
         page.screenshot(path=shots / "5-checks.png")
+        page.goto(f"{stack.url}/assets/insurance_qa/verdict")
+        page.get_by_role("row").filter(has_text="outcome").first.wait_for()
+        page.screenshot(path=shots / "6-verdict.png", full_page=True)
         browser.close()
 
 
