@@ -8,10 +8,10 @@ PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev demo test check format dev bench docs lock clean
+.PHONY: help setup setup-dev demo test check format dev bench simulate-gate docs lock clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 setup: $(VENV)/.setup ## make .venv with the `evalvault` command in it
 
@@ -40,6 +40,9 @@ dev: setup ## open the Dagster UI on http://127.0.0.1:3000
 
 bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+simulate-gate: setup-dev ## measure how often the gate is wrong, print the tables of docs/verdicts.md
+	$(BIN)/python -m benchmarks.simulate_gate
 
 docs: setup-dev ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py

@@ -22,6 +22,7 @@ from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.cli import app
 from evalvault_pipeline.defs.instance_storage import VARIABLES
 from evalvault_pipeline.publishing.results_file import results_schema
+from evalvault_pipeline.publishing.verdict_file import verdict_schema
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.settings import PROFILES, variables
 
@@ -203,8 +204,9 @@ def rendered(page: str) -> str:
 
 def pages() -> dict[Path, str]:
     """File -> its text as it should be, for every file with a generated part."""
-    schema = json.dumps(results_schema(), ensure_ascii=False, indent=2) + "\n"
-    return {**{DOCS / page: rendered(page) for page in PARTS}, DOCS / "results.schema.json": schema}
+    schemas = {"results.schema.json": results_schema(), "verdict.schema.json": verdict_schema()}
+    written = {DOCS / name: json.dumps(schema, ensure_ascii=False, indent=2) + "\n" for name, schema in schemas.items()}
+    return {**{DOCS / page: rendered(page) for page in PARTS}, **written}
 
 
 def draw_report(target: Path) -> None:

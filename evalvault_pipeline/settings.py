@@ -136,7 +136,9 @@ class Settings(BaseSettings):
         description="Score store as an SQLAlchemy URL (SQLite or Postgres); default: scores.sqlite in the results folder.",
     )
     min_pass_rate: Share = Field(
-        0.8, validation_alias="EVALVAULT_MIN_PASS_RATE", description="Pass rate below which the check of a report fails."
+        0.8,
+        validation_alias="EVALVAULT_MIN_PASS_RATE",
+        description="Pass rate that a run is held to; the catalog's `min_pass_rate` comes first.",
     )
     min_coverage: Share = Field(
         1.0, validation_alias="EVALVAULT_MIN_COVERAGE", description="Coverage below which `every_case_scored` fails."

@@ -11,7 +11,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "evalvault_pipeline"
-FLOORS = ["errors", "settings", "secrets", "logs", "console", "cases", "scoring", "reporting", "publishing", "evaluate", "verdicts", "defs", "cli_verdicts", "cli"]
+FLOORS = [
+    "errors",
+    "settings",
+    "secrets",
+    "logs",
+    "console",
+    "cases",
+    "scoring",
+    "reporting",
+    "publishing",
+    "evaluate",
+    "verdicts",
+    "defs",
+    "cli_verdicts",
+    "cli",
+]
 SAME_FLOOR = [{"settings", "secrets", "logs", "console"}]
 # A vendor's package -> the modules that may import it, and only inside functions.
 VENDORS = {

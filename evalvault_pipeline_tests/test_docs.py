@@ -24,6 +24,7 @@ from evalvault_pipeline.defs.instance_storage import VARIABLES
 from evalvault_pipeline.errors import MalformedCases, PipelineError
 from evalvault_pipeline.publishing import results_file
 from evalvault_pipeline.reporting.catalog_check import check_catalog
+from evalvault_pipeline.reporting.gate import Outcome
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.model import Reason
 from evalvault_pipeline.scoring.store import scores
@@ -109,6 +110,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 def test_every_exit_code_is_documented() -> None:
     codes = {error.exit_code for error in _subclasses(PipelineError)} | {0, 1}
+    codes |= {outcome.exit_code for outcome in Outcome}
     documented = set(re.findall(r"^\| (\d) \|", page("cli.md"), re.MULTILINE))
     assert documented == {str(code) for code in codes}
 
@@ -327,8 +329,18 @@ def test_a_persons_own_data_is_scored_as_the_readme_says(project: UserProject) -
     checked = shell(project, check)
     assert checked.returncode == 0 and "helpdesk" in checked.stdout
     done = shell(project, backfill)
-    assert done.returncode == 1 and "pass rate 50.0%, at least 80.0% is wanted" in done.stdout
+    assert done.returncode == 0 and "inconclusive, pass rate 50.0 % of 2 cases" in done.stdout
     assert project.results("helpdesk", "2026-11")["passed_test_cases"] == 1
+
+
+def test_the_second_week_of_the_readme_fails_the_gate_and_leaves_its_files(project: UserProject) -> None:
+    (commands,) = blocks(section((PROJECT / "README.md").read_text(encoding="utf-8"), "## Is this release worse?"), "bash")
+    done = shell(project, commands)
+    assert (done.returncode, done.stderr) == (1, "")
+    verdict = json.loads((project.folder / "verdict.json").read_text(encoding="utf-8"))
+    assert (verdict["outcome"], verdict["exit_code"]) == ("fail", 1)
+    assert "Newly failing" in (project.folder / "comparison.md").read_text(encoding="utf-8")
+    assert (project.folder / "report.html").stat().st_size > 50_000
 
 
 def test_the_python_of_the_readme_prints_the_failed_case(project: UserProject) -> None:

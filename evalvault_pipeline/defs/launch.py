@@ -99,8 +99,9 @@ def _process() -> str:
 
 
 def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec) -> tuple[str, int]:
-    """(the report's figures and what failed, the exit code of a failure) from the events of a run."""
+    """(the report's figures, what failed, and a line for each check that did not pass; the exit code of a failure)."""
     words: list[str] = []
+    checks: list[str] = []
     exit_code = 1
     for record in instance.all_logs(run_id):
         event = record.dagster_event
@@ -110,7 +111,7 @@ def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec) -> tuple
             check = event.asset_check_evaluation_data
             if not check.passed:
                 state = "FAILED" if check.severity is dg.AssetCheckSeverity.ERROR else "WARNING"
-                words.append(f"{check.check_name} {state}: {check.description}")
+                checks.append(f"\n  {check.check_name} {state}: {check.description}")
         elif event.is_step_materialization and event.asset_key == dg.AssetKey([spec.name, "report"]):
             metadata = event.materialization.metadata
             words.insert(0, f"{float(str(metadata['pass_rate'].value)):.1%} of {metadata['cases'].value} cases passed")
@@ -118,7 +119,7 @@ def _said(instance: dg.DagsterInstance, run_id: str, spec: DatasetSpec) -> tuple
         elif event.is_step_failure:
             why, exit_code = _why_failed(event.step_key or "", event.step_failure_data)
             words += why
-    return "; ".join(words), exit_code
+    return "; ".join(words) + "".join(checks), exit_code
 
 
 def _why_failed(step: str, data: Any) -> tuple[list[str], int]:

@@ -158,9 +158,7 @@ def test_metrics_without_a_judge_are_unmeasured_and_lower_the_coverage_not_the_m
     }
     assert result.success, "nothing is known to be worse, so nothing fails"
     shown = {check.check_name: check.description or "" for check in result.get_asset_check_evaluations()}
-    assert shown["pass_rate_at_least_minimum"] == (
-        "2026w47: inconclusive, no case was measured, so there is no pass rate"
-    )
+    assert shown["pass_rate_at_least_minimum"] == ("2026w47: inconclusive, no case was measured, so there is no pass rate")
 
 
 def test_a_bad_row_refuses_the_snapshot_with_file_line_and_remedy(project: Project) -> None:
