@@ -11,6 +11,7 @@ import pytest
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.settings import Settings, load_settings, variables
+from evalvault_pipeline_tests.results_files import write_results
 
 PROJECT = Path(__file__).resolve().parent.parent
 ORIGINAL_DATA = Path(os.environ.get("EVALVAULT_ORIGINAL_DATA") or PROJECT.parent / "shared" / "data" / "evalvault")
@@ -39,7 +40,8 @@ def original_data() -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Offline settings that write below `tmp_path` and need no Korean model."""
-    return load_settings(tmp_path, EVALVAULT_RESULTS_DIR=str(tmp_path / "results"), EVALVAULT_TOKENIZER="ngram")
+    places = {"EVALVAULT_RESULTS_DIR": str(tmp_path / "results"), "EVALVAULT_BASELINES_DIR": str(tmp_path / "baselines")}
+    return load_settings(tmp_path, EVALVAULT_TOKENIZER="ngram", **places)
 
 
 @pytest.fixture
@@ -58,6 +60,16 @@ def a_case() -> Callable[..., EvalCase]:
         return EvalCase(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a results file of these cases; `header` changes what stands in it."""
+
+    def write(cases: list[dict[str, Any]], name: str = "results.json", **header: Any) -> Path:
+        return write_results(tmp_path / name, cases, **header)
+
+    return write
 
 
 def from_the_store(hits: int, misses: int) -> dict[str, float]:
