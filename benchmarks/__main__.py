@@ -7,9 +7,9 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks import judges, large_dataset, partitions
+from benchmarks import comparison, judges, large_dataset, partitions
 
-TABLES = ("large", "partitions", "judges")
+TABLES = ("large", "partitions", "comparison", "judges")
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
     run = {
         "large": lambda folder: large_dataset.run(folder, cases=options.cases),
         "partitions": lambda folder: partitions.run(folder, batches=options.batches),
+        "comparison": lambda folder: comparison.run(folder, cases=options.cases),
         "judges": lambda folder: judges.run(folder, full=options.full, save=options.json),
     }
     print(f"{platform.machine()}, Python {platform.python_version()}\n")

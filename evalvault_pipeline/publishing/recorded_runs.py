@@ -153,14 +153,19 @@ def build_run(
         case_digests.append(digests[1])
         for metric in metrics:
             score = scores.get(metric, {})
-            values[metric].append(_value(score.get("score"), where, metric))
-            if score.get("score") is not None:
-                judges[metric].add(score.get("judge") or "")
+            value = score.get("score")
+            if value is None:
+                values[metric].append(math.nan)
+                continue
+            values[metric].append(_checked(value, where, metric))
+            judges[metric].add(score.get("judge") or "")
         for key, value in (case.get("metadata") or {}).items():
-            if isinstance(value, str | bool | int) and len(str(value)) <= SLICE_TEXT:
+            text = value if isinstance(value, str) else str(value).lower() if isinstance(value, int) else None
+            if text is not None and len(text) <= SLICE_TEXT:
                 column = metadata.setdefault(key, [])
-                column.extend([None] * (count - len(column)))
-                column.append(value if isinstance(value, str) else str(value).lower())
+                if len(column) < count:
+                    column.extend([None] * (count - len(column)))
+                column.append(text)
     for column in metadata.values():
         column.extend([None] * (len(places) - len(column)))
     return RecordedRun(
@@ -176,10 +181,7 @@ def build_run(
     )
 
 
-def _value(score: Any, where: str, metric: str) -> float:
-    """NaN for a score that was not measured."""
-    if score is None:
-        return math.nan
-    if isinstance(score, int | float) and not isinstance(score, bool) and 0.0 <= score <= 1.0:
+def _checked(score: Any, where: str, metric: str) -> float:
+    if type(score) in (float, int) and 0.0 <= score <= 1.0:
         return float(score)
     raise UnusableResults(f"{where}: {metric} is {score!r:.40}; a score is in [0, 1], or null where unmeasured. {AGAIN}")

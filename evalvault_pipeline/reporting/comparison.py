@@ -356,15 +356,15 @@ def _slices(
     """(the slices with enough pairs, how many had too few)."""
     import numpy as np
 
-    both = known(before) & known(after)
+    measured = np.flatnonzero(known(before) & known(after)).tolist()
     found: list[SliceDifference] = []
     too_small = 0
     for key, column in candidate.metadata.items():
         if keys is not None and key not in keys:
             continue
         places: dict[str, list[int]] = {}
-        for place, index in enumerate(pairing.after):
-            if both[place] and (value := column[index]) is not None:
+        for place, index in zip(measured, pairing.after[measured].tolist(), strict=True):
+            if (value := column[index]) is not None:
                 places.setdefault(value, []).append(place)
         if keys is None and not 2 <= len(places) <= SLICE_VALUES:
             continue
