@@ -90,7 +90,7 @@ def run(
     spec = _dataset_of(file, settings)
     wanted = metrics.split(",") if metrics else []
     known = wanted or list(spec.metrics if spec else ())
-    again = known if fresh == "all" else [name for name in fresh.split(",") if name]
+    again = known if fresh.strip() == "all" else [name for name in fresh.split(",") if name]
     if dry_run:
         strict = not skip_bad_rows
         estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget)

@@ -52,7 +52,7 @@ def plan_scoring(
 ) -> ScoringPlan:
     """How to score a snapshot with these metrics. Raises UnknownMetric."""
     chosen = metrics_by_name(metrics)
-    again = list(fresh)
+    again = [name.strip() for name in fresh if name.strip()]
     unasked = [name for name in again if name not in {metric.name for metric in chosen}]
     if unasked:
         metrics_by_name(unasked)
@@ -90,6 +90,7 @@ def judging_with(
     limit = budget or settings.budget
     judging = Judging(
         identity=identify(chosen),
+        chats=any(metric.chat for metric in plan.metrics),
         embeds=any(metric.embeddings for metric in plan.metrics),
         journal=settings.results_dir / "journal",
         budget=Budget.parse(limit) if limit else Budget(),

@@ -89,10 +89,12 @@ def _key(key: SecretStr) -> SecretStr:
 
 def _with_scheme(url: str) -> str:
     """An address of a server. Its text is never repeated: it may hold a password."""
-    url = (url if "://" in url else f"http://{url}").rstrip("/")
+    url = url.strip()
+    url = (url if re.match(r"https?:|.*://", url, re.IGNORECASE) else f"http://{url}").rstrip("/")
     try:
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        fine = fine and not parts.query and not parts.fragment
     except ValueError:  # a port that is no number, a bracket that is not closed
         fine = False
     if not fine:

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
-from evalvault_pipeline.scoring.judges import judge_spec
+from evalvault_pipeline.scoring.judges import JudgeSpec, judge_spec
 from evalvault_pipeline.settings import PROFILES, ProfileName, load_settings, variables
 
 KEY = "sk-very-secret"
@@ -363,3 +363,22 @@ def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Pa
 def test_every_variable_has_a_description():
     assert all(description.endswith(".") for _default, description in variables().values())
     assert variables()["EVALVAULT_PROFILE"][0] == "offline"
+
+
+@pytest.mark.parametrize(
+    "address", ["http:/host", "https:host", "http://host/v1?key=canary", "http://host/v1#canary", "ftp://host", "http://"]
+)
+def test_an_address_that_cannot_be_meant_is_refused_without_repeating_it(address: str) -> None:
+    with pytest.raises(InvalidSetting, match="no address of a server") as refused:
+        load_settings(OPENAI_BASE_URL=address)
+    assert "canary" not in str(refused.value)
+
+
+def test_white_space_around_an_address_is_no_part_of_it() -> None:
+    assert load_settings(OPENAI_BASE_URL=" http://host:8000/v1/ ").openai_base_url == "http://host:8000/v1"
+
+
+@pytest.mark.parametrize("password", ["plain", "with@sign", "@@"])
+def test_a_password_in_the_judges_address_is_not_shown(password: str) -> None:
+    spec = JudgeSpec(provider="openai", model="m", base_url=f"https://user:{password}@host:8000/v1")
+    assert spec.shown_url == "https://host:8000/v1"

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -101,9 +101,10 @@ class CallPool:
         self._several = judge.several_replies
         self._in_flight: dict[asyncio.Task[Any], _Flight] = {}
         self._latencies: dict[str, deque[float]] = {}  # by kind of call: embedding is quick, and says nothing of chat
-        self._answers = 0
-        self._answered: set[str] = set()  # the kinds of call that have been answered: "chat", "embed"
-        self._failures_in_a_row = self._silences_in_a_row = 0
+        # By kind of call, "chat" or "embed": a model that answers one may well hang at the other.
+        self._answers: Counter[str] = Counter()
+        self._failures_in_a_row: Counter[str] = Counter()
+        self._silences_in_a_row: Counter[str] = Counter()
         self._last: CallFailed | None = None
         self._usual: dict[str, float] = {}  # a deadline by the latencies seen, renewed every 32 answers
         self._settled = asyncio.Event()  # a call is over: replaced by the next one each time
@@ -136,9 +137,20 @@ class CallPool:
         bill = Bill()
         seed = occurrence + 1000 * scope.repeat
         answer = await self._chat([("user", prompt)], shape, scope, bill, n=n, seed=seed, priority=priority)
-        found = [await self._valid(reply, prompt, shape, scope, bill, seed) for reply in answer.replies[:n]]
-        self._journal.note(scope.score, dict(zip(keys, (text for _, text in found), strict=False)), bill)
-        values = [value for value, _ in found]
+        values: list[Any] = []
+        texts: dict[str, str] = {}
+        beyond_repair: CallFailed | None = None
+        for key, reply in zip(keys, answer.replies[:n], strict=False):
+            try:
+                value, texts[key] = await self._valid(reply, prompt, shape, scope, bill, seed)
+            except CallFailed as failed:
+                beyond_repair = failed
+            else:
+                values.append(value)
+        if texts:  # also where another reply fails the score: the next run asks for that one only
+            self._journal.note(scope.score, texts, bill)
+        if beyond_repair is not None:
+            raise beyond_repair
         if len(values) < n:  # this server gives one at a time
             self._several = False
             values += await self._each(prompt, shape, scope, range(occurrence + len(values), occurrence + n), {})
@@ -272,13 +284,12 @@ class CallPool:
                     raise
                 result = await self._again(send, kind, failed)
         except CallFailed as failed:
-            if failed.fatal and kind not in self._answered:
+            if failed.fatal and not self._answers[kind]:
                 self._stop_as_misconfigured(failed)
             elif failed.unreachable or failed.reason in (Reason.JUDGE_ERROR, Reason.THROTTLED):
-                self._count_failure(failed)
+                self._count_failure(failed, kind)
             raise
-        self._answered.add(kind)
-        self._failures_in_a_row = 0
+        self._failures_in_a_row[kind] = 0
         return result
 
     async def _again(self, send: Callable[[], Awaitable[T]], kind: str, failed: CallFailed) -> T:
@@ -356,11 +367,11 @@ class CallPool:
             self.limiter.release()
 
     def _note_latency(self, kind: str, seconds: float) -> None:
-        self._answers += 1
-        self._silences_in_a_row = 0
+        self._answers[kind] += 1
+        self._silences_in_a_row[kind] = 0
         latencies = self._latencies.setdefault(kind, deque(maxlen=256))
         latencies.append(seconds)
-        if self._answers % 32 == 0 or len(latencies) == 8:
+        if self._answers[kind] % 32 == 0 or len(latencies) == 8:
             self._usual[kind] = 6 * sorted(latencies)[int(0.95 * (len(latencies) - 1))]
 
     async def _sweep(self) -> None:
@@ -384,7 +395,7 @@ class CallPool:
                 )
                 task.cancel()
                 if not over and allowed == timeout:
-                    self._count_silence(flight.overdue)
+                    self._count_silence(flight.overdue, flight.kind)
 
     def _refuse_when_over(self) -> None:
         if self.broken is not None:
@@ -403,30 +414,35 @@ class CallPool:
             spec = self.judge.spec
             self.broken = JudgeMisconfigured(f"{spec.name}: {failed.detail.rstrip('.')}. {way_out(spec, failed)}")
 
-    def _count_failure(self, failed: CallFailed) -> None:
+    def _count_failure(self, failed: CallFailed, kind: str) -> None:
         """A judge that answers nothing any more ends the run; one that fails on some calls does not."""
-        self._failures_in_a_row += 1
         self._last = failed
+        if kind == "embed" and self._answers["chat"]:
+            return  # it costs the metrics that embed their scores, and leaves the others theirs
+        self._failures_in_a_row[kind] += 1
         patience = self._patience
         most = max(patience.failures_in_a_row, self.judge.spec.max_concurrency)
-        if not self._answers:
-            most = 1 if failed.unreachable else patience.failures_before_any_success
-        if self._failures_in_a_row >= most and self.broken is None:
+        if not self._answers[kind]:
+            gone = failed.unreachable and failed.reason is not Reason.TIMEOUT and not self._answers.total()
+            most = 1 if gone else patience.failures_before_any_success
+        if self._failures_in_a_row[kind] >= most and self.broken is None:
             self.broken = self.unavailable(failed)
 
-    def _count_silence(self, failed: CallFailed) -> None:
+    def _count_silence(self, failed: CallFailed, kind: str) -> None:
         """A judge that answered, and now leaves call after call unanswered for a whole timeout, hangs.
 
         A few cases that are too much for it do so at the end of a run too, three times each: they do not end it.
         """
-        self._silences_in_a_row += 1
+        if kind == "embed" and self._answers["chat"]:
+            return
+        self._silences_in_a_row[kind] += 1
         most = self._patience.silences_in_a_row * max(int(self.limiter.limit), 4)
-        if self._answers and self._silences_in_a_row >= most and self.broken is None:
+        if self._answers[kind] and self._silences_in_a_row[kind] >= most and self.broken is None:
             self.broken = self.unavailable(failed)
 
     def never_answered(self) -> JudgeUnavailable | None:
         """For the end of a run: the judge that failed at every call of it."""
-        return self.unavailable(self._last) if self._last is not None and not self._answers else None
+        return self.unavailable(self._last) if self._last is not None and not self._answers.total() else None
 
     def unavailable(self, failed: CallFailed) -> JudgeUnavailable:
         return JudgeUnavailable(

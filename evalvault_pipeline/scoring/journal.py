@@ -21,6 +21,8 @@ from typing import Any
 import orjson
 from filelock import FileLock, Timeout
 
+from evalvault_pipeline.errors import UnwritableFile
+
 KEPT_SECONDS = 14 * 24 * 3600
 
 
@@ -60,9 +62,12 @@ class Journal:
         self._open: dict[str, list[str]] = {}  # score -> lines for it, until it is stored
 
     def __enter__(self) -> Journal:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
-        self._file = self._path.open("ab", buffering=0)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from None
         for path in sorted(self._folder.glob("*.jsonl")):
             if path != self._path:
                 self._take_over(path)
@@ -105,21 +110,33 @@ class Journal:
         paid = [bill.prompt_tokens, bill.completion_tokens, bill.cost_usd, bill.calls]
         fields = {"score": score, "at": int(time.time()), "texts": texts, "paid": paid}
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-        self._file.write(line)
+        self._append(line)
         self._open.setdefault(score, []).append(line.decode())
 
     def settled(self, scores: Iterable[str]) -> None:
         """These scores are stored: the answers for them are not needed any more."""
         done = [score for score in scores if self._open.pop(score, None)]
         if done:
-            self._file.write(orjson.dumps({"settled": done}, option=orjson.OPT_APPEND_NEWLINE))
+            self._append(orjson.dumps({"settled": done}, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _append(self, line: bytes) -> None:
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UnwritableFile:
+        return UnwritableFile(
+            f"{self._folder} cannot be written: {error.strerror or error}. The judge's answers are kept there: make room or "
+            "give the right to write, or set EVALVAULT_RESULTS_DIR to another folder."
+        )
 
     @staticmethod
     def paid(folder: Path) -> dict[str, Bill]:
         """Score -> what has been paid for it by answers that are kept, of running processes too; nothing is taken over."""
         bills: dict[str, Bill] = {}
         for path in sorted(folder.glob("*.jsonl")):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
                 for _, fields in _kept(path):
                     bills.setdefault(fields["score"], Bill()).add(fields["paid"])
         return bills
@@ -128,10 +145,10 @@ class Journal:
         lock = FileLock(f"{path}.lock")
         try:
             lock.acquire(blocking=False)
-        except Timeout:
-            return  # its process is alive
+        except (Timeout, PermissionError):
+            return  # its process is alive, or somebody else's
         try:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
                 for line, fields in _kept(path):
                     self._adopt(line, **fields)
                 path.unlink(missing_ok=True)
@@ -144,16 +161,21 @@ class Journal:
         for key, text in texts.items():
             self._left[key] = Noted(text, paid)
             paid = Bill()  # the first reply of a call carries its cost
-        self._file.write(line)
+        self._append(line)
         self._open.setdefault(score, []).append(line.decode())
 
 
 def _kept(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """The lines of a journal, and what they hold, for scores that are not stored yet."""
     oldest = time.time() - KEPT_SECONDS
-    lines = [(line, _fields(line)) for line in path.read_bytes().splitlines(keepends=True)]
-    settled = {score for _, fields in lines for score in fields.get("settled", ())}
-    return [(line, fields) for line, fields in lines if fields.get("at", 0) >= oldest and fields["score"] not in settled]
+    kept: dict[str, list[tuple[bytes, dict[str, Any]]]] = {}
+    for line in path.read_bytes().splitlines(keepends=True):
+        fields = _fields(line)
+        for score in fields.get("settled", ()):
+            kept.pop(score, None)  # what is noted for it later is of a later run
+        if fields.get("at", 0) >= oldest:
+            kept.setdefault(fields["score"], []).append((line, fields))
+    return [entry for entries in kept.values() for entry in entries]
 
 
 def _fields(line: bytes) -> dict[str, Any]:

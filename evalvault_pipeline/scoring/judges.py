@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -56,7 +57,8 @@ class JudgeSpec:
     @property
     def shown_url(self) -> str:
         """Where the judge is, without a user and password in the address."""
-        return re.sub(r"//[^/@]*@", "//", self.base_url)
+        parts = urlsplit(self.base_url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
     def sampling(self) -> dict[str, float]:

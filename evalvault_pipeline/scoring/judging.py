@@ -37,6 +37,14 @@ from evalvault_pipeline.scoring.usage import Budget, Spending, price_of
 log = logging.getLogger(__name__)
 
 NOISE_SHARE = 0.08
+NOTHING_PAID: Mapping[str, Any] = {
+    "seconds": 0.0,
+    "judge_calls": 0,
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "embedding_tokens": 0,
+    "cost_usd": 0.0,
+}
 RENEW_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 0.5
 # Cases that end within this time share a transaction: each takes the interpreter from the loop. The journal has their answers.
@@ -47,12 +55,13 @@ GATHER_SECONDS = 0.05
 class Judging:
     """With whom and how patiently a run judges.
 
-    `embeds`: whether a metric of the run embeds texts. `spending` is shared by those who share a budget, None where it is a
-    run's own; `repeats` says how often the noise sample is judged, and 1 is once, like all.
+    `chats` and `embeds`: whether a metric of the run asks the model, or embeds texts. `spending` is shared by those who share
+    a budget, None where it is a run's own; `repeats` says how often the noise sample is judged, and 1 is once, like all.
     """
 
     identity: JudgeIdentity
     journal: Path
+    chats: bool = True
     embeds: bool = False
     budget: Budget = field(default_factory=Budget)
     spending: Spending | None = None
@@ -64,7 +73,9 @@ class Judging:
         """Nothing spent yet. Raises InvalidSetting for a budget in dollars where the price is not known."""
         spec = self.identity.spec
         chat, embedding = price_of(spec.provider, spec.model), price_of(spec.provider, spec.embedding_model or "")
-        unpriced = spec.name if chat is None else str(spec.embedding_model) if self.embeds and embedding is None else ""
+        unpriced = spec.name if self.chats and chat is None else ""
+        if self.embeds and embedding is None:
+            unpriced = unpriced or str(spec.embedding_model)
         return Spending(self.budget, chat, embedding, unpriced=unpriced)
 
 
@@ -143,7 +154,8 @@ def estimate_batches(
                         continue
                     more = estimate(metric.name, case, spec=identity.spec, language=plan.language, rubric=plan.rubric)
                     if metric.name not in plan.fresh:
-                        more = more.without(paid.get(_noted_as(case.digest, metric.name, repeat), Bill()))
+                        noted = _noted_as(case.digest, metric.name, repeat, by[metric.name])
+                        more = more.without(paid.get(noted, Bill()))
                     found[metric.name] = (missing + 1, stored, cost + more)
     return found
 
@@ -207,8 +219,11 @@ class _OpenBatch:
 
     @staticmethod
     def _as_shared(score: MetricScore, case_id: str, shared: bool) -> MetricScore:
-        reused = score.reused or (shared and score.value is not None and bool(score.judge))
-        return replace(score, case_id=case_id, reused=reused, noted={} if reused else score.noted)
+        if not shared:
+            return replace(score, case_id=case_id)
+        if score.value is None:  # the other entry tells what the failure took
+            return replace(score, case_id=case_id, noted={}, **NOTHING_PAID)
+        return replace(score, case_id=case_id, reused=score.reused or bool(score.judge), noted={})
 
 
 class _Run:
@@ -227,6 +242,7 @@ class _Run:
         self.window = max(2 * spec.max_concurrency, 16)
         self.open_cases = 0
         self._cases_done = 0
+        self._found_some = False  # a score that the judge gave, in the store
         self._open: dict[str, _OpenCase] = {}
         self._elsewhere: list[_OpenCase] = []  # claimed by another process
         self._looked_at = 0.0
@@ -295,7 +311,8 @@ class _Run:
                 self._look_elsewhere()
 
     def raise_if_never_answered(self) -> None:
-        if self._pool is not None and (error := self._pool.never_answered()):
+        """A judge that answered nothing is not there; where the store had its scores, it fails at what was left."""
+        if not self._found_some and self._pool is not None and (error := self._pool.never_answered()):
             raise error
 
     def _known(self, cases: list[EvalCase], sampled: set[str], repeat: int) -> dict[tuple[str, str], StoredScore]:
@@ -306,13 +323,20 @@ class _Run:
         """What the store holds; of a metric that is scored afresh, only what was scored since this run began."""
         known = self._store.find(digests, metrics=self._by, repeat=repeat)
         old = self._plan.started_at
-        return {key: row for key, row in known.items() if key[1] not in self._plan.fresh or row.scored_at >= old}
+        found = {key: row for key, row in known.items() if key[1] not in self._plan.fresh or row.scored_at >= old}
+        self._found_some = self._found_some or bool(found)
+        return found
 
     def _opened(
         self, case: EvalCase, repeats: int, known: Mapping[int, Mapping[tuple[str, str], StoredScore]]
     ) -> tuple[_OpenCase, bool]:
         """The case with what is known of it, and whether it is being judged already."""
-        wanted = {(metric.name, repeat): metric for metric in self._metrics for repeat in range(repeats)}
+        wanted = {
+            (metric.name, repeat): metric
+            for metric in self._metrics
+            for repeat in range(repeats)
+            if not repeat or not lacking(case, metric, self._plan)
+        }
         if (open_case := self._open.get(case.digest)) is not None and set(wanted) <= open_case.missing | set(open_case.scores):
             return open_case, True
         opened = _OpenCase(case)
@@ -321,8 +345,7 @@ class _Run:
             if stored is not None:
                 opened.scores[name, repeat] = self._score(case, metric, repeat, stored, reused=True)
             elif reason := lacking(case, metric, self._plan):
-                if not repeat:
-                    opened.scores[name, repeat] = self._score(case, metric, repeat, reason)
+                opened.scores[name, repeat] = self._score(case, metric, repeat, reason)
             else:
                 opened.missing.add((name, repeat))
         return opened, False
@@ -400,6 +423,7 @@ class _Run:
         for name, repeat in case.missing:
             metric = next(metric for metric in self._metrics if metric.name == name)
             case.scores[name, repeat] = self._score(case.case, metric, repeat, late)
+        case.failed |= case.missing
         case.missing.clear()
 
     def _take_stored(self, cases: Sequence[_OpenCase]) -> None:
@@ -430,7 +454,7 @@ class _Run:
         left = dict.fromkeys(noted.split()[0] for noted in journal.scores)
         for repeat in range(self._judging.repeats):
             stored = self._store.find(left, metrics=self._by, repeat=repeat)
-            journal.settled(_noted_as(digest, metric, repeat) for digest, metric in stored)
+            journal.settled(_noted_as(digest, metric, repeat, self._by[metric]) for digest, metric in stored)
 
     async def _open_pool(self, journal: Journal) -> None:
         judging = self._judging
@@ -486,7 +510,7 @@ class _Run:
         case, metric = job.case, job.metric
         version, judge = self._by[metric.name]
         scope = Scope(
-            _noted_as(case.case.digest, metric.name, job.repeat),
+            _noted_as(case.case.digest, metric.name, job.repeat, self._by[metric.name]),
             judge,
             repeat=job.repeat,
             steps=metric.steps,
@@ -555,7 +579,10 @@ class _Run:
         self._store.save(rows, done=done, owner=self._owner, older_than=self._plan.started_at if self._plan.fresh else "")
         if self._loop is not None:
             self._journal.settled(
-                _noted_as(case.case.digest, *key) for case in cases for key in case.scores if key not in case.failed
+                _noted_as(case.case.digest, name, repeat, self._by[name])
+                for case in cases
+                for name, repeat in case.scores
+                if (name, repeat) not in case.failed
             )
         with self._changed:
             for case in cases:
@@ -586,9 +613,9 @@ class _Run:
         )
 
 
-def _noted_as(digest: str, metric: str, repeat: int) -> str:
-    """The name of a score in the journal."""
-    return f"{digest} {metric} {repeat}"
+def _noted_as(digest: str, metric: str, repeat: int, by: ScoredBy) -> str:
+    """The name of a score in the journal: of another judge or version it is another score."""
+    return " ".join((digest, metric, str(repeat), *by))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

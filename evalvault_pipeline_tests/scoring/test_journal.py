@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evalvault_pipeline.errors import UnwritableFile
 from evalvault_pipeline.scoring.journal import KEPT_SECONDS, Bill, Journal
 
 KEY = Journal.key("openai/x@1", "Shape", "How much?")
@@ -149,3 +150,28 @@ def test_two_journals_of_one_process_do_not_share_a_file(tmp_path: Path):
         one.note("a", {"k1": "1"}, Bill())
         two.note("b", {"k2": "2"}, Bill())
         assert len([name for name in os.listdir(tmp_path) if name.endswith(".jsonl")]) == 2
+
+
+def test_what_is_noted_after_a_settlement_is_kept(tmp_path: Path):
+    """A score that is asked for again, by another version or `--fresh`, has answers of its own."""
+    with Journal(tmp_path) as journal:
+        journal.note("case-1", {"k1": "old"}, Bill(1, 1, 0.0))
+        journal.settled(["case-1"])
+        journal.note("case-1", {"k2": "new"}, Bill(2, 2, 0.0))
+        assert Journal.paid(tmp_path)["case-1"].prompt_tokens == 2
+    with Journal(tmp_path) as journal:
+        assert journal.find("k1") is None and journal.find("k2") is not None
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnwritableFile, match=r"cannot be written.*EVALVAULT_RESULTS_DIR"), Journal(tmp_path / "file"):
+        pass
+
+
+def test_a_disk_that_is_full_is_told_as_such(tmp_path: Path):
+    with Path("/dev/full").open("ab", buffering=0) as full, Journal(tmp_path) as journal:
+        file, journal._file = journal._file, full
+        with pytest.raises(UnwritableFile, match="No space left"):
+            journal.note("case-1", {"k": "a"}, Bill(1, 1, 0.0))
+        journal._file = file

@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,12 @@ from evalvault_pipeline.evaluate import run_info
 from evalvault_pipeline.reporting.report import summarize
 from evalvault_pipeline.scoring import judging as judging_module
 from evalvault_pipeline.scoring.engine import score_batches
+from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import JudgeIdentity, JudgeSpec
 from evalvault_pipeline.scoring.judging import Judging, estimate_batches, noise_sample
 from evalvault_pipeline.scoring.plan import ScoringPlan
 from evalvault_pipeline.scoring.store import ScoreStore
-from evalvault_pipeline_tests.doubles.faults import Fault
+from evalvault_pipeline_tests.doubles.faults import Fault, FaultKind
 from evalvault_pipeline_tests.doubles.judge_answers import answer_for
 from evalvault_pipeline_tests.doubles.ollama_server import OllamaServer
 from evalvault_pipeline_tests.doubles.openai_server import CHAT, EMBEDDINGS, OpenAIServer
@@ -418,3 +421,55 @@ def test_a_failure_is_not_kept_and_the_next_run_asks_again_for_that_score_only(t
         second = judged(cases_of(10), spec, tmp_path, TWO)
         assert server.answered[CHAT] - before == 3 and not second.reasons
         assert {score.case_id for score in second.paid} == {"c7"}
+
+
+def test_twins_in_the_noise_sample_are_paid_once_also_where_a_metric_lacks_its_field(tmp_path: Path):
+    cases = cases_of(1, ground_truth=None)
+    metrics = ("context_relevance", "answer_accuracy")
+    with OpenAIServer(answer=steady) as server:
+        alone = judged(cases, openai_spec(server), tmp_path / "alone", metrics, repeats=2)
+        calls = len(server.requests)
+        both = judged([*cases, *renamed(cases, "twin-")], openai_spec(server), tmp_path / "both", metrics, repeats=2)
+        assert len(server.requests) == 2 * calls
+    assert alone.reasons == both.reasons == {"no_field"}
+
+
+def test_what_a_failure_took_is_told_once_though_its_case_stands_twice(tmp_path: Path):
+    cases = cases_of(1)
+    with OpenAIServer(answer=steady, script=lambda *_: Fault("malformed")) as server:
+        run = judged([*cases, *renamed(cases, "twin-")], openai_spec(server), tmp_path, ("faithfulness",))
+        assert sum(score.judge_calls for score in run.paid) == server.calls.total()
+    assert run.reasons == {"unparsable"} and len(run.outcomes) == 2
+
+
+@pytest.mark.parametrize("kind", ["error_500", "hang"])
+def test_a_rerun_for_one_hopeless_case_still_reports_on_all(kind: FaultKind, tmp_path: Path):
+    cases = cases_of(12)
+
+    def script(_: int, body: Mapping[str, Any]) -> Fault | None:
+        return Fault(kind) if cases[3].question in asked(body) else None
+
+    with OpenAIServer(answer=steady, script=script) as server:
+        spec = openai_spec(server, timeout_seconds=0.6)
+        first = judged(cases, spec, tmp_path, ("context_relevance",))
+        again = judged(cases, spec, tmp_path, ("context_relevance",))
+    assert first.error is None and again.error is None
+    assert first.outcomes == again.outcomes and len(again.reasons) == 1
+
+
+def test_a_judge_that_scores_a_case_leaves_the_answers_of_another_judge(tmp_path: Path):
+    """A killed run of one judge is not paid again because another judge was tried in between."""
+    cases = cases_of(2)
+    fingerprints = []
+    with OpenAIServer(answer=steady) as server:
+        for model in ("gpt-5-mini", "gpt-5-nano"):
+            run = judged(cases, openai_spec(server, model=model), tmp_path / model, ("faithfulness",))
+            fingerprints.append(next(iter(run.scores.values())))
+        first = fingerprints[0]
+        name = " ".join((cases[0].digest, "faithfulness", "0", first.metric_version, first.judge))
+        with Journal(tmp_path / "journal") as journal:
+            journal.note(name, {"k": "{}"}, Bill(9, 9, 0.1, 1))
+        judged(cases, openai_spec(server, model="gpt-5-nano"), tmp_path, ("faithfulness",))
+        assert name in Journal.paid(tmp_path / "journal")
+        judged(cases, openai_spec(server, model="gpt-5-mini"), tmp_path, ("faithfulness",))
+    assert name not in Journal.paid(tmp_path / "journal")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from evalvault_pipeline.errors import InvalidSetting
 from evalvault_pipeline.scoring.calls import shared_out
+from evalvault_pipeline.scoring.judges import JudgeIdentity, JudgeSpec
+from evalvault_pipeline.scoring.judging import Judging
 from evalvault_pipeline.scoring.usage import Budget, Price, Spending, price_of
 from evalvault_pipeline_tests.doubles.faults import Faults
 from evalvault_pipeline_tests.doubles.openai_server import CHAT
@@ -209,3 +212,12 @@ def test_answers_longer_than_ever_overshoot_the_budget_by_the_calls_in_flight_at
     longest = max(score.prompt_tokens + score.completion_tokens for score in run.all)
     assert longest > 10_000 and run.reasons == {"budget"}
     assert server.prompt_tokens + server.completion_tokens <= 100_000 + 4 * longest
+
+
+def test_a_budget_in_dollars_needs_the_price_only_of_what_is_asked():
+    """Embeddings alone are priced, whatever the chat model of the profile is."""
+    spec = JudgeSpec(provider="openai", model="our-own", embedding_model="text-embedding-3-small")
+    common: dict[str, Any] = {"identity": JudgeIdentity(spec=spec), "journal": Path("journal"), "budget": Budget.parse("5USD")}
+    Judging(**common, chats=False, embeds=True).new_spending()
+    with pytest.raises(InvalidSetting, match="openai/our-own"):
+        Judging(**common, chats=True, embeds=True).new_spending()
