@@ -130,8 +130,9 @@ def _floor(run: RecordedRun, rules: GateRules) -> Finding:
     if rate is None or interval is None:
         return _finding(Rule.PASS_RATE, Outcome.INCONCLUSIVE, "no case was measured, so there is no pass rate", figures)
     low, high = interval
+    counted = f"{decided} measured cases of {total}" if run.unmeasured else _cases(decided)
     sentence = (
-        f"pass rate {_percent(rate)} of {_cases(decided)} (95 % interval {_percent(low)} to {_percent(high)}), "
+        f"pass rate {_percent(rate)} of {counted} (95 % interval {_percent(low)} to {_percent(high)}), "
         f"at least {_percent(minimum)} is wanted"
     )
     if surely_below(run.passed, decided, minimum) and surely_below(run.passed + run.unmeasured, total, minimum):

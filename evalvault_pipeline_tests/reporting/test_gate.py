@@ -68,6 +68,7 @@ def test_unmeasured_cases_keep_the_floor_from_failing_and_from_passing(results: 
     assert outcome(verdict(results, maybe), Rule.PASS_RATE) is Outcome.INCONCLUSIVE
     green = cases(200, unmeasured=range(140, 200))
     found = verdict(results, green)
+    assert "pass rate 100.0 % of 140 measured cases of 200 (" in found.findings[1].sentence
     assert outcome(found, Rule.PASS_RATE) is Outcome.INCONCLUSIVE
     assert "60 cases unmeasured: had they failed, it would be too low" in found.findings[1].sentence
 
