@@ -29,7 +29,7 @@ def find_baseline(name: str, run: RecordedRun, settings: Settings) -> RecordedRu
         return read_run(path)
     with RunHistory(settings.score_store_url) as history:
         if name == LATEST:
-            return history.latest(dataset, before=str(run.header["finished_at"]), but=run.run_id)
+            return history.latest(dataset, before=_finished(run), but=run.run_id)
         return history.find(name)
 
 
@@ -46,4 +46,9 @@ def verdict_on(
 def trend_of(run: RecordedRun, settings: Settings) -> list[TrendPoint]:
     """The runs of this run's dataset up to it, the oldest first."""
     with RunHistory(settings.score_store_url) as history:
-        return history.trend(str(run.header["dataset_name"]), until=str(run.header["finished_at"]))
+        return history.trend(str(run.header["dataset_name"]), until=_finished(run))
+
+
+def _finished(run: RecordedRun) -> str:
+    """When it ended, as ISO time; after all others where its file does not say."""
+    return str(run.header.get("finished_at") or "9999")

@@ -10,22 +10,57 @@ import math
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic refuses that of typing before Python 3.12
+)
 
 import orjson
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from evalvault_pipeline.errors import UnreadableFile, UnusableResults
-from evalvault_pipeline.publishing.results_file import SCHEMA_VERSION
+from evalvault_pipeline.publishing.results_file import SCHEMA_VERSION, Share
 from evalvault_pipeline.reporting.recorded import RecordedRun
 
 LINE_END = b"\n"
 CASES_BEGIN = b'  "results": ['
 SLICE_TEXT = 60  # longer texts are no category
-_HEADER = (
-    "run_id", "dataset_name", "snapshot", "dataset_version", "model_name", "metric_summaries", "thresholds",
-    "metrics_evaluated", "total_test_cases", "passed_test_cases", "missing_batches", "skipped_rows",
-)  # fmt: skip
+
+
+class Noise(TypedDict):
+    flip_rate: Share
+    deviation: float
+
+
+class Summary(TypedDict):
+    version: str
+    lower_is_better: bool
+    noise: NotRequired[Noise | None]
+
+
+class Header(TypedDict):
+    """What a comparison takes from a results file's header; the rest of it may be as it likes."""
+
+    run_id: str
+    dataset_name: str
+    snapshot: str
+    dataset_version: str
+    model_name: str
+    metric_summaries: dict[str, Summary]
+    thresholds: dict[str, Share]
+    metrics_evaluated: Annotated[list[str], Field(min_length=1)]
+    total_test_cases: int
+    passed_test_cases: int
+    missing_batches: list[str]
+    skipped_rows: list[Any]
+
+
+CASE_KEYS = {"test_case_id", "input_digest", "case_digest", "metrics"}
+SCORE_KEYS = {"name", "score", "threshold", "lower_is_better", "evidence", "unmeasured", "reason"}
 AGAIN = "Score again with `evalvault run --output`."
 
 
@@ -116,11 +151,21 @@ def check_header(header: Any, source: str) -> None:
         )
     if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
         raise UnusableResults(f"{source} is of schema version {version}, this version reads {SCHEMA_VERSION}. {AGAIN}")
-    if lacking := [name for name in _HEADER if name not in header]:
+    if lacking := [name for name in Header.__annotations__ if name not in header]:
         raise UnusableResults(f"{source} lacks {', '.join(lacking)}. {AGAIN}")
+    try:
+        _header_type().validate_python(header, strict=True)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UnusableResults(f"{source}: {where}: {error.errors()[0]['msg']}. {AGAIN}") from None
     for name in header["metrics_evaluated"]:
         if name not in header["thresholds"] or name not in header["metric_summaries"]:
             raise UnusableResults(f"{source} has no threshold or summary of its metric {name}. {AGAIN}")
+
+
+@cache
+def _header_type() -> TypeAdapter[Header]:
+    return TypeAdapter(Header)
 
 
 def build_run(
@@ -141,16 +186,14 @@ def build_run(
     case_digests: list[str] = []
     metadata: dict[str, list[str | None]] = {}
     for where, case in cases:
-        try:
-            name, scores = case["test_case_id"], {score["name"]: score for score in case["metrics"]}
-            digests = case["input_digest"], case["case_digest"]
-        except (KeyError, TypeError):
-            raise UnusableResults(f"{where}: it is no case with id, digests and metrics. {AGAIN}") from None
+        if not _is_case(case):
+            raise UnusableResults(f"{where}: it is no case with id, digests and metrics. {AGAIN}")
+        name, scores = case["test_case_id"], {score["name"]: score for score in case["metrics"]}
         if name in places:
             raise UnusableResults(f"{where}: the id {name} stands twice, so cases cannot be paired by it. {AGAIN}")
         count = places[name] = len(places)
-        input_digests.append(digests[0])
-        case_digests.append(digests[1])
+        input_digests.append(case["input_digest"])
+        case_digests.append(case["case_digest"])
         for metric in metrics:
             score = scores.get(metric, {})
             value = score.get("score")
@@ -178,6 +221,33 @@ def build_run(
         metadata=metadata,
         judges={name: frozenset(found) for name, found in judges.items()},
         entry=entry,
+    )
+
+
+def _is_case(case: Any) -> bool:
+    """Whether it has what is read of a case here, and what is shown of one; a schema would take seconds for 100,000."""
+    return (
+        type(case) is dict
+        and case.keys() >= CASE_KEYS
+        and type(case["test_case_id"]) is str
+        and type(case["input_digest"]) is str
+        and type(case["case_digest"]) is str
+        and type(case.get("metadata") or {}) is dict
+        and type(case.get("seconds") or 0.0) in (float, int)
+        and type(case["metrics"]) is list
+        and all(map(_is_score, case["metrics"]))
+    )
+
+
+def _is_score(score: Any) -> bool:
+    return (
+        type(score) is dict
+        and score.keys() >= SCORE_KEYS
+        and type(score["name"]) is str
+        and type(score["threshold"]) in (float, int)
+        and type(score["lower_is_better"]) is bool
+        and type(score["evidence"]) is dict
+        and type(score.get("judge") or "") is str
     )
 
 

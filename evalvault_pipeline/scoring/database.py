@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from evalvault_pipeline.errors import InvalidSetting, ScoreStoreUnavailable
+
+OPENING_ATTEMPTS = 40
 
 
 class Database:
@@ -93,12 +97,16 @@ def _tune_sqlite(connection: Any, _: object) -> None:
 
 
 def _create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
-    try:
-        tables.create_all(engine)
-        _add_columns(engine, tables)
-    except SQLAlchemyError:
-        tables.create_all(engine)  # another process made them between the look and the making
-        _add_columns(engine, tables)
+    """Another process may make them between the look and the making; SQLite does not wait for who turns on its WAL."""
+    for left in reversed(range(OPENING_ATTEMPTS)):
+        try:
+            tables.create_all(engine)
+            _add_columns(engine, tables)
+            return
+        except SQLAlchemyError as error:
+            if not left or not re.search("locked|exists|duplicate", str(error)):
+                raise
+        time.sleep(0.05)
 
 
 def _add_columns(engine: sa.Engine, tables: sa.MetaData) -> None:

@@ -234,7 +234,7 @@ def test_a_run_outside_of_the_main_thread_is_judged_as_well(judged: Judged, open
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(judged.run().success))
     thread.start()
-    thread.join(60)
+    thread.join(180)
     assert done == [True]
 
 

@@ -57,6 +57,13 @@ def broken(file: Path, old: str, new: str) -> Path:
         ('"schema_version": "1.1"', '"schema_version": "2.0"', "is of schema version 2.0, this version reads 1."),
         ('"schema_version": "1.1",', "", "has no schema_version"),
         ('"thresholds"', '"bounds"', "lacks thresholds"),
+        ('"metrics_evaluated": [', '"metrics_evaluated": [3, ', "metrics_evaluated.0: Input should be a valid string"),
+        ('"lower_is_better": false', '"lower_is_better": 0', "metric_summaries.faithfulness.lower_is_better"),
+        ('"faithfulness": 0.7', '"faithfulness": "0.7"', "thresholds.faithfulness: Input should be a valid number"),
+        ('"missing_batches": []', '"missing_batches": 1', "missing_batches: Input should be a valid list"),
+        ('"metadata": {"product": "cancer"}', '"metadata": "cancer"', "it is no case with id"),
+        ('"test_case_id": "a"', '"test_case_id": 7', "it is no case with id"),
+        ('"unmeasured": null, ', "", "it is no case with id"),
         ('"input_digest"', '"digest"', "it is no case with id, digests and metrics"),
     ],
 )

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -398,3 +399,23 @@ def test_every_run_is_an_owner_of_its_own_and_names_its_process():
     names = {new_owner() for _ in range(100)}
     assert len(names) == 100
     assert {name.split(":")[-2] for name in names} == {str(os.getpid())} and max(map(len, names)) <= 160
+
+
+def test_a_store_that_several_open_for_the_first_time_at_once_is_made_once(tmp_path: Path):
+    failed: list[BaseException] = []
+    for number in range(25):
+        together = threading.Barrier(4)
+
+        def open_it(url: str = f"sqlite:///{tmp_path / str(number)}.sqlite", together: threading.Barrier = together) -> None:
+            together.wait()
+            try:
+                ScoreStore(url).close()
+            except Exception as error:  # noqa: BLE001  a thread's failure is the test's
+                failed.append(error)
+
+        threads = [threading.Thread(target=open_it) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failed == []
