@@ -10,7 +10,7 @@ import sys
 import time
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,7 @@ catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_ar
 app.add_typer(catalog_app, name="catalog")
 cli_verdicts.register(app)
 
+Tracker = Literal["phoenix", "none"]
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
 
 Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod, openai or gguf; over EVALVAULT_PROFILE.")]
@@ -67,6 +68,18 @@ def run(
         str | None, typer.Option("--budget", help="Stop judging at so much: 5USD, 2Mtok; the rest stays unmeasured.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the judge will cost.")] = False,
+    tracker: Annotated[
+        Tracker | None, typer.Option("--tracker", help="Where the run is sent; default: phoenix where PHOENIX_ENABLED is set.")
+    ] = None,
+    phoenix_dataset: Annotated[
+        str, typer.Option("--phoenix-dataset", help="Name of the dataset in Phoenix; default: that of the dataset.")
+    ] = "",
+    phoenix_experiment: Annotated[
+        str, typer.Option("--phoenix-experiment", help="Name of the experiment; default: snapshot and dataset.")
+    ] = "",
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="An id of your own; an interrupted upload of this run then goes on.")
+    ] = None,
     cases: Cases = 10,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A log line per batch.")] = False,
     profile: Profile = None,
@@ -87,6 +100,9 @@ def run(
     settings = _settings(profile)
     console = new_console()
     _say_profile(settings, console)
+    if tracker == "none" and (phoenix_dataset or phoenix_experiment):
+        raise typer.BadParameter("--phoenix-dataset and --phoenix-experiment need --tracker phoenix")
+    tracked = tracker != "none" and bool(tracker or phoenix_dataset or phoenix_experiment or settings.phoenix_enabled)
     spec = _dataset_of(file, settings)
     wanted = metrics.split(",") if metrics else []
     known = wanted or list(spec.metrics if spec else ())
@@ -109,6 +125,7 @@ def run(
             strict=not skip_bad_rows,
             fresh=again,
             budget=budget,
+            run_id=run_id,
             progress=tell,
         ) as result,
     ):
@@ -119,10 +136,17 @@ def run(
             with replacing(report) as markdown:
                 markdown.write(report_markdown(result))
         record_run(result, store_url=settings.score_store_url)
+        if tracked:  # when all else is written: nothing of a run is lost because Phoenix does not answer
+            result = _tracked(result, settings, phoenix_dataset, phoenix_experiment)
+            record_run(result, store_url=settings.score_store_url)
+            if output:
+                write_results(output, result)
         print_report(result, console, cases=cases)  # last: what it shows is kept, whatever becomes of the screen
         console.print(_store_line(result, settings.score_store_url), soft_wrap=True)
         console.print(f"run:     {result.info.run_id}", soft_wrap=True)
-        for name, written in (("results: ", output), ("report:  ", report)):
+        phoenix = result.info.notes.get("phoenix", {})
+        links = [("phoenix: ", phoenix.get("experiment", {}).get(name)) for name in ("url", "compare_url")]
+        for name, written in (("results: ", output), ("report:  ", report), *links):
             if written:
                 console.print(f"{name}{written}", soft_wrap=True)
 
@@ -272,6 +296,16 @@ def _settings(profile: str | None) -> Settings:
 
     overrides: dict[str, Any] = {"EVALVAULT_PROFILE": profile} if profile else {}
     return load_settings(**overrides)
+
+
+def _tracked(report: RunReport, settings: Settings, dataset: str, experiment: str) -> RunReport:
+    from evalvault_pipeline.tracking import track_in_phoenix
+
+    tracked, error = track_in_phoenix(report, settings, dataset=dataset, experiment=experiment)
+    if error:
+        again = f"To send the run later, run the same command with --run-id {report.info.run_id}."
+        print(f"evalvault: {error} {again} Nothing is scored or paid twice.", file=sys.stderr)
+    return tracked
 
 
 def _catalog(settings: Settings) -> Catalog:

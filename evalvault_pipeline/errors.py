@@ -17,7 +17,8 @@
     ├── UnwritableFile              an output that cannot be written
     └── ServiceUnavailable          exit code 3: something that we need does not answer
         ├── ScoreStoreUnavailable
-        └── JudgeUnavailable        what was scored until then is kept
+        ├── JudgeUnavailable        what was scored until then is kept
+        └── PhoenixUnavailable      what was to be uploaded is kept
 
 What is wrong with one case is data (`cases.model.RowProblem`), not an exception, until a caller refuses the file.
 """
@@ -150,6 +151,10 @@ class ServiceUnavailable(PipelineError):
 
 class ScoreStoreUnavailable(ServiceUnavailable):
     """The score store cannot be opened or written."""
+
+
+class PhoenixUnavailable(ServiceUnavailable):
+    """Phoenix does not answer. The run is kept, and can be uploaded later."""
 
 
 class JudgeUnavailable(ServiceUnavailable):

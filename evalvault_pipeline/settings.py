@@ -108,6 +108,10 @@ def _native(url: str) -> str:
     return url
 
 
+def _without_traces(url: str) -> str:
+    return url.removesuffix("/v1/traces").rstrip("/")
+
+
 Url = Annotated[str, AfterValidator(_with_scheme)]
 Seconds = Annotated[float, Field(gt=0.0)]
 BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>USD|tok|ktok|Mtok)", re.IGNORECASE)
@@ -230,6 +234,24 @@ class Settings(BaseSettings):
     )
     budget: Annotated[str, AfterValidator(_budget)] | None = Field(
         None, validation_alias="EVALVAULT_BUDGET", description="What one run may spend on the judge: `5USD`, `2Mtok`."
+    )
+
+    phoenix_enabled: bool = Field(
+        False, validation_alias="PHOENIX_ENABLED", description="Send every run to Phoenix: dataset, experiment, traces."
+    )
+    phoenix_endpoint: Annotated[Url, AfterValidator(_without_traces)] = Field(
+        "http://localhost:6006",
+        validation_alias="PHOENIX_ENDPOINT",
+        description="The Phoenix server; with or without scheme and `/v1/traces`.",
+    )
+    phoenix_sample_rate: Share = Field(
+        1.0, validation_alias="PHOENIX_SAMPLE_RATE", description="Share of the cases whose judge calls are traced to Phoenix."
+    )
+    phoenix_project: str = Field(
+        "evalvault", validation_alias="PHOENIX_PROJECT_NAME", description="Phoenix's project for the traces of judge calls."
+    )
+    phoenix_api_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        None, validation_alias="PHOENIX_API_TOKEN", description="Key of a Phoenix server with authentication."
     )
 
     @property

@@ -23,6 +23,7 @@ FLOORS = [
     "publishing",
     "evaluate",
     "verdicts",
+    "tracking",
     "defs",
     "cli_verdicts",
     "cli",
@@ -32,6 +33,7 @@ SAME_FLOOR = [{"settings", "secrets", "logs", "console"}]
 VENDORS = {
     "ragas": {"scoring/ragas_metrics.py"},
     "phoenix": {"publishing/phoenix.py"},
+    "opentelemetry": {"publishing/tracing.py"},
     "openai": {"scoring/openai.py"},
     "ollama": {"scoring/ollama.py"},
     "aiohttp": {"scoring/transport.py"},

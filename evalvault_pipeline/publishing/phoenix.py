@@ -1,0 +1,474 @@
+"""Phoenix: a run's cases as a dataset, its answers and scores as an experiment.
+
+Everything is sent under ids of our own (case ids, the run's id), so an upload that was interrupted goes on where it was and
+one that is repeated changes nothing. Texts are redacted before they leave. Spans of the judge's calls: `tracing.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpx
+from pydantic import SecretStr
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.cases.redaction import redacted, redacted_values
+from evalvault_pipeline.errors import InvalidSetting, PhoenixUnavailable
+from evalvault_pipeline.publishing.markdown import evidence_lines
+from evalvault_pipeline.publishing.results_file import results_header
+from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.scoring.model import CaseResult, MetricScore
+
+if TYPE_CHECKING:
+    from phoenix.client.resources.experiments import Experiments
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500  # examples of one upload: each is one transaction, for which every other writer waits
+WORKERS = 2  # one process and one writer in the server: more only wait
+COMPARE_LIMIT = 5_000  # above, Phoenix's page for comparing is too slow to be of use
+EXPLANATION = 4_000  # characters
+RUN_ID = "evalvault_run_id"
+# A server that restarts is waited for; one that was never there is not (`connected` asks once).
+RESTART_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhoenixAccess:
+    """Where Phoenix is. `sample_rate` is the share of cases whose judge calls are traced."""
+
+    endpoint: str
+    token: SecretStr | None = None
+    sample_rate: float = 1.0
+    project: str = "evalvault"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token.get_secret_value()}"} if self.token else {}
+
+    @property
+    def project_url(self) -> str:
+        return f"{self.endpoint}/redirects/projects/{quote(self.project, safe='')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhoenixDataset:
+    """A dataset at one version; `nodes` holds Phoenix's id of each case."""
+
+    id: str
+    name: str
+    version_id: str
+    url: str
+    nodes: Mapping[str, str] = field(repr=False)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        named = {"id": self.id, "name": self.name, "version_id": self.version_id, "url": self.url}
+        return {**named, "example_count": len(self.nodes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhoenixExperiment:
+    """An experiment, and how many of its cases' runs were sent now, were there before, or were refused.
+
+    `compare_url` sets it beside the baseline's experiment; None where there is none.
+    """
+
+    id: str
+    name: str
+    url: str
+    compare_url: str | None
+    uploaded: int
+    skipped: int
+    failed: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"id": self.id, "name": self.name, "url": self.url, "compare_url": self.compare_url}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"uploaded": self.uploaded, "skipped": self.skipped, "failed": self.failed}
+
+
+class PhoenixServer:
+    """A connection to a Phoenix server. Raises PhoenixUnavailable, and InvalidSetting where it refuses the token."""
+
+    def __init__(self, access: PhoenixAccess) -> None:
+        self.access = access
+        self.http = httpx.Client(
+            base_url=access.endpoint,
+            headers=access.headers,
+            timeout=httpx.Timeout(60.0, connect=3.0),
+            transport=_Persistent(limits=httpx.Limits(max_connections=4, max_keepalive_connections=4)),
+        )
+
+    def __enter__(self) -> PhoenixServer:
+        try:
+            with httpx.Client(base_url=self.access.endpoint, headers=self.access.headers, timeout=5.0) as once:
+                self._checked(once.get("/v1/datasets", params={"limit": 1}))
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            self.http.close()
+            raise self.unavailable(error) from None
+        except InvalidSetting:
+            self.http.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    @cached_property
+    def experiments(self) -> Experiments:
+        """Phoenix's own client over this connection: made so, it reads no environment variable and no `.env.phoenix`."""
+        from phoenix.client import Client
+
+        return Client(http_client=self.http).experiments
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self._json(self._send("GET", path, params=params))
+
+    def post(self, path: str, body: Any, **params: Any) -> Any:
+        return self._json(self._send("POST", path, params=params, json=body))
+
+    def pages(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """The items of a listing, page after page."""
+        cursor: str | None = None
+        while True:
+            found = self.get(path, **params, **({"cursor": cursor} if cursor else {}))
+            yield from found["data"]
+            cursor = found.get("next_cursor")
+            if not cursor:
+                return
+
+    def url(self, path: str) -> str:
+        return f"{self.access.endpoint}{path}"
+
+    def unavailable(self, error: Exception) -> PhoenixUnavailable:
+        what = f"HTTP {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else type(error).__name__
+        return PhoenixUnavailable(
+            f"Phoenix at {shown(self.access.endpoint)} does not answer ({what}). Start it (`make phoenix`), or set "
+            "PHOENIX_ENDPOINT to where it runs. The run is kept: upload it later."
+        )
+
+    def _send(self, method: str, path: str, **given: Any) -> httpx.Response:
+        try:
+            return self._checked(self.http.request(method, path, timeout=300.0, **given))
+        except httpx.TransportError as error:
+            raise self.unavailable(error) from None
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        if response.status_code in (401, 403):
+            raise InvalidSetting(
+                f"Phoenix at {shown(self.access.endpoint)} refuses the token (HTTP {response.status_code}). Check "
+                "PHOENIX_API_TOKEN."
+            )
+        response.raise_for_status()
+        return response
+
+    def _json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError:  # a web page: something else answers there
+            raise PhoenixUnavailable(
+                f"What answers at {shown(self.access.endpoint)} is no Phoenix. Check PHOENIX_ENDPOINT."
+            ) from None
+
+
+class _Persistent(httpx.HTTPTransport):
+    """Sends a request again while the server restarts. All our requests may be repeated but the creation of an experiment.
+
+    After a failed request the server closes the connection, so that the next one on it breaks.
+    """
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST" and request.url.path.endswith("/experiments"):
+            return super().handle_request(request)
+        retrying = Retrying(
+            stop=stop_after_delay(RESTART_SECONDS),
+            wait=wait_exponential(multiplier=0.2, max=3.0),
+            retry=retry_if_exception_type((httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError, _Busy)),
+            reraise=True,
+        )
+        try:
+            return retrying(self._once, request)
+        except _Busy as busy:
+            return busy.response
+
+    def _once(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        if response.status_code in (429, 502, 503, 504):
+            response.read()
+            raise _Busy(response)
+        return response
+
+
+class _Busy(Exception):
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+
+
+def upload_dataset(
+    server: PhoenixServer, name: str, cases: Iterable[EvalCase], *, description: str = "", whole: bool = True
+) -> PhoenixDataset:
+    """Make the dataset what these cases are: new ones are added, changed ones patched; where it is `whole`, others removed.
+
+    Cases that stay as they are make no new version. An answer is no part of a dataset: it stands in the experiment.
+    """
+    ids: list[str] = []
+    dataset_id = ""
+    remaining = iter(cases)
+    everything: list[dict[str, Any]] = []
+    while chunk := [_example(case) for case in islice(remaining, CHUNK)]:
+        dataset_id = _upload(server, name, "append", chunk, description)
+        ids += [example["id"] for example in chunk]
+        everything += chunk
+    found = _examples(server, dataset_id)
+    if whole and set(found[1]) - set(ids):
+        _upload(server, name, "update", everything, description)
+        found = _examples(server, dataset_id)
+    version, nodes = found
+    if len(nodes) > COMPARE_LIMIT:
+        log.warning("Phoenix compares more than %d cases slowly; %s has %d", COMPARE_LIMIT, name, len(nodes))
+    return PhoenixDataset(
+        id=dataset_id,
+        name=name,
+        version_id=version,
+        url=server.url(f"/datasets/{quote(dataset_id, safe='')}/examples"),
+        nodes=nodes,
+    )
+
+
+def find_dataset(server: PhoenixServer, name: str) -> PhoenixDataset | None:
+    """The newest version of the dataset with this name."""
+    found = [item for item in server.pages("/v1/datasets", name=name) if item["name"] == name]
+    if not found:
+        return None
+    dataset_id = found[0]["id"]
+    version, nodes = _examples(server, dataset_id)
+    url = server.url(f"/datasets/{quote(dataset_id, safe='')}/examples")
+    return PhoenixDataset(id=dataset_id, name=name, version_id=version, url=url, nodes=nodes)
+
+
+def upload_experiment(
+    server: PhoenixServer, dataset: PhoenixDataset, report: RunReport, *, name: str = "", baseline_run: str | None = None
+) -> PhoenixExperiment:
+    """The run as an experiment: its answer for each case, and one evaluation for each metric of it.
+
+    The run's id is its key: what is there already is not sent again. `baseline_run` is the id of the run to compare with.
+    """
+    info = report.info
+    experiment = _experiment(server, dataset, name or f"{info.snapshot} {info.dataset}", report)
+    upload = _Upload(server, dataset, experiment["id"], report)
+    upload.send(report.results)
+    base = find_experiment(server, dataset, baseline_run) if baseline_run and baseline_run != info.run_id else None
+    if base:
+        server.post(f"/v1/experiments/{quote(base['id'], safe='')}/tags", {"name": "baseline"})
+    page = f"/datasets/{quote(dataset.id, safe='')}/compare?"
+    this = f"experimentId={quote(experiment['id'], safe='')}"
+    return PhoenixExperiment(
+        id=experiment["id"],
+        name=experiment["name"],
+        url=server.url(page + this),
+        compare_url=server.url(f"{page}experimentId={quote(base['id'], safe='')}&{this}") if base else None,
+        uploaded=upload.uploaded,
+        skipped=upload.skipped,
+        failed=upload.failed,
+    )
+
+
+def find_experiment(server: PhoenixServer, dataset: PhoenixDataset, run_id: str) -> dict[str, Any] | None:
+    """The experiment of a run; of several that were created at once the oldest, which is what all of them take."""
+    same = [
+        item
+        for item in server.pages(f"/v1/datasets/{quote(dataset.id, safe='')}/experiments")
+        if (item.get("metadata") or {}).get(RUN_ID) == run_id
+    ]
+    return same[-1] if same else None
+
+
+def tracker_metadata(
+    access: PhoenixAccess, dataset: PhoenixDataset, experiment: PhoenixExperiment, traces: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """`tracker_metadata["phoenix"]` of results.json."""
+    return {
+        "status": "incomplete" if experiment.failed else "complete",
+        "endpoint": shown(access.endpoint),
+        "dataset": dataset.about,
+        "experiment": experiment.about,
+        **experiment.counts,
+        "traces": {"project": access.project, "url": access.project_url, "sample_rate": access.sample_rate, **(traces or {})},
+    }
+
+
+def shown(url: str) -> str:
+    """An address without a user and password in it."""
+    parts = httpx.URL(url)
+    return str(parts.copy_with(username=None, password=None)).rstrip("/")
+
+
+def _experiment(server: PhoenixServer, dataset: PhoenixDataset, name: str, report: RunReport) -> dict[str, Any]:
+    """Names are not unique in Phoenix, so it is looked for by our run's id, before and after it is created."""
+    header = results_header(report)
+    kept = ("snapshot", "dataset_version", "dataset_digest", "profile", "model_name", "pass_rate", "coverage", "thresholds")
+    metadata = {RUN_ID: report.info.run_id, **{key: header[key] for key in kept}, "judge": dict(report.info.judge_details)}
+    for _ in range(3):
+        if found := find_experiment(server, dataset, report.info.run_id):
+            return found
+        try:
+            server.experiments.create(
+                dataset_id=dataset.id,
+                dataset_version_id=dataset.version_id,
+                experiment_name=name,
+                experiment_metadata=redacted_values(metadata),
+            )
+        except httpx.TransportError as error:  # it may have been created all the same
+            log.info("Phoenix did not answer while an experiment was created (%s); looking for it", type(error).__name__)
+    found = find_experiment(server, dataset, report.info.run_id)
+    if found is None:
+        raise server.unavailable(httpx.ConnectError("no experiment"))
+    return found
+
+
+class _Upload:
+    """The runs and evaluations of one experiment that are not there yet."""
+
+    def __init__(self, server: PhoenixServer, dataset: PhoenixDataset, experiment: str, report: RunReport) -> None:
+        self._server, self._dataset, self._experiment = server, dataset, experiment
+        self._started = report.info.started_at
+        self._metrics = [metric.name for metric in report.metrics]
+        self._lock = threading.Lock()
+        self.uploaded = self.skipped = self.failed = 0
+        path = f"/v1/experiments/{quote(experiment, safe='')}"
+        self._path = f"{path}/runs"
+        self._runs = {item["dataset_example_id"]: item["id"] for item in server.pages(self._path, limit=1000)}
+        self._lacking: dict[str, set[str]] = {}
+        if self._runs and self._metrics:
+            for item in server.pages(f"{path}/incomplete-evaluations", evaluation_name=self._metrics, limit=1000):
+                self._lacking[item["experiment_run"]["id"]] = set(item["evaluation_names"])
+
+    def send(self, results: Iterable[CaseResult]) -> None:
+        remaining = iter(results)
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="phoenix") as pool:
+            while chunk := list(islice(remaining, CHUNK)):
+                list(pool.map(self._send, chunk))
+
+    def _send(self, result: CaseResult) -> None:
+        try:
+            new = self._send_case(result)
+        except httpx.HTTPStatusError as error:
+            log.warning("Phoenix refuses case %s: HTTP %d", result.case.case_id, error.response.status_code)
+            with self._lock:
+                self.failed += 1
+            return
+        except httpx.TransportError as error:
+            raise self._server.unavailable(error) from None
+        with self._lock:
+            self.uploaded += new
+            self.skipped += not new
+
+    def _send_case(self, result: CaseResult) -> bool:
+        """Whether anything of this case was lacking."""
+        node = self._dataset.nodes[example_id(result.case.case_id)]
+        ended = self._started + timedelta(seconds=sum(score.seconds for score in result.scores))
+        run = self._runs.get(node)
+        lacking = self._lacking.get(run, set()) if run else {score.metric for score in result.scores}
+        if run is None:
+            run = self._posted(node, result, ended)
+        for score in result.scores:
+            if score.metric in lacking:
+                self._server.experiments.log_evaluation(experiment_run_id=run, **evaluation(score, self._started))
+        return bool(lacking) or node not in self._runs
+
+    def _posted(self, node: str, result: CaseResult, ended: datetime) -> str:
+        try:
+            posted = self._server.experiments.log_run(
+                experiment_id=self._experiment,
+                dataset_example_id=node,
+                output={"answer": redacted(result.case.answer)},
+                start_time=self._started,
+                end_time=ended,
+                trace_id=next((trace for score in result.scores if (trace := score.evidence.get("trace_id"))), None),
+            )
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != 409:  # sent before, and its answer was lost
+                raise
+            runs = self._server.pages(self._path, limit=1000)
+            return next(str(item["id"]) for item in runs if item["dataset_example_id"] == node)
+        return str(posted["id"])
+
+
+def evaluation(score: MetricScore, started: datetime) -> dict[str, Any]:
+    """One score as Phoenix takes it; an unmeasured one is an error and no score, so that no mean counts it."""
+    evidence = {name: value for name, value in score.evidence.items() if name != "trace_id"}
+    why = score.detail if score.value is None else "\n".join(evidence_lines(evidence))
+    return {
+        "name": score.metric,
+        "annotator_kind": "LLM" if score.judge else "CODE",
+        "start_time": started,
+        "end_time": started + timedelta(seconds=score.seconds),
+        "score": score.value,
+        "label": {True: "pass", False: "fail", None: "unmeasured"}[score.passed],
+        "explanation": redacted(why)[:EXPLANATION] or None,
+        "error": redacted(f"{score.unmeasured}: {score.detail}") if score.value is None else None,
+        "metadata": {
+            "threshold": score.threshold,
+            "version": score.metric_version,
+            "judge": score.judge,
+            "tokens": score.tokens,
+            "lower_is_better": score.lower_is_better,
+        },
+        "trace_id": score.evidence.get("trace_id"),
+    }
+
+
+def example_id(case_id: str) -> str:
+    """The id of a case in Phoenix; one that happens to read as an id of Phoenix's own is marked."""
+    try:
+        own = base64.b64decode(case_id, validate=True).startswith(b"DatasetExample:")
+    except (binascii.Error, ValueError):
+        own = False
+    return f"case {case_id}" if own else case_id
+
+
+def _example(case: EvalCase) -> dict[str, Any]:
+    contexts = {"contexts": list(case.contexts)} if case.contexts else {}
+    return {
+        "id": example_id(case.case_id),
+        "input": {"question": redacted(case.question)},
+        "output": {} if case.ground_truth is None else {"ground_truth": redacted(case.ground_truth)},
+        "metadata": redacted_values({**case.metadata, **contexts}),
+    }
+
+
+def _upload(server: PhoenixServer, name: str, action: str, examples: Sequence[Mapping[str, Any]], description: str) -> str:
+    body = {
+        "action": action,
+        "name": name,
+        "description": description or None,
+        "example_ids": [example["id"] for example in examples],
+        "inputs": [example["input"] for example in examples],
+        "outputs": [example["output"] for example in examples],
+        "metadata": [example["metadata"] for example in examples],
+    }
+    return str(server.post("/v1/datasets/upload", body, sync="true")["data"]["dataset_id"])
+
+
+def _examples(server: PhoenixServer, dataset_id: str) -> tuple[str, dict[str, str]]:
+    """(newest version, case id -> node). The version that an upload answers with may be an older one."""
+    path = f"/v1/datasets/{quote(dataset_id, safe='')}"
+    version = server.get(f"{path}/versions", limit=1)["data"][0]["version_id"]
+    examples = server.get(f"{path}/examples", version_id=version)["data"]["examples"]
+    return version, {item["id"]: item["node_id"] for item in examples}
