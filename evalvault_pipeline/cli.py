@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
+from contextlib import nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -90,6 +92,7 @@ def run(
     from evalvault_pipeline.publishing.markdown import report_markdown
     from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
     from evalvault_pipeline.publishing.terminal import print_estimate, print_report
+    from evalvault_pipeline.tracking import judge_tracer, phoenix_access
 
     configure_logging(verbose=verbose)
     outputs = [path for path in (output, report) if path]
@@ -112,7 +115,12 @@ def run(
         estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget)
         print_estimate(estimated, console, judge=settings.profile.judge)
         return
+    run_id = run_id or uuid.uuid4().hex
+    tracer = (
+        judge_tracer(phoenix_access(settings), run_id=run_id, dataset=spec.name if spec else file.stem) if tracked else None
+    )
     with (
+        tracer or nullcontext(),
         ProgressBar(verbose) as tell,
         evaluate_file(
             file,
@@ -126,6 +134,7 @@ def run(
             fresh=again,
             budget=budget,
             run_id=run_id,
+            tracer=tracer,
             progress=tell,
         ) as result,
     ):
@@ -137,7 +146,8 @@ def run(
                 markdown.write(report_markdown(result))
         record_run(result, store_url=settings.score_store_url)
         if tracked:  # when all else is written: nothing of a run is lost because Phoenix does not answer
-            result = _tracked(result, settings, phoenix_dataset, phoenix_experiment)
+            traces = tracer.finish() if tracer else None
+            result = _tracked(result, settings, phoenix_dataset, phoenix_experiment, traces)
             record_run(result, store_url=settings.score_store_url)
             if output:
                 write_results(output, result)
@@ -298,10 +308,10 @@ def _settings(profile: str | None) -> Settings:
     return load_settings(**overrides)
 
 
-def _tracked(report: RunReport, settings: Settings, dataset: str, experiment: str) -> RunReport:
+def _tracked(report: RunReport, settings: Settings, dataset: str, experiment: str, traces: dict[str, Any] | None) -> RunReport:
     from evalvault_pipeline.tracking import track_in_phoenix
 
-    tracked, error = track_in_phoenix(report, settings, dataset=dataset, experiment=experiment)
+    tracked, error = track_in_phoenix(report, settings, dataset=dataset, experiment=experiment, traces=traces)
     if error:
         again = f"To send the run later, run the same command with --run-id {report.info.run_id}."
         print(f"evalvault: {error} {again} Nothing is scored or paid twice.", file=sys.stderr)

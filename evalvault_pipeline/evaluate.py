@@ -22,9 +22,11 @@ from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import EvalCase, Snapshot
 from evalvault_pipeline.errors import InvalidSetting, UnreadableFile
+from evalvault_pipeline.publishing.results_file import read_header
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
 from evalvault_pipeline.reporting.report import RunInfo, RunReport, summarize
+from evalvault_pipeline.scoring.calls import Tracer
 from evalvault_pipeline.scoring.engine import PARALLEL_FROM, score_batches
 from evalvault_pipeline.scoring.estimate import Estimate
 from evalvault_pipeline.scoring.judges import judge_spec
@@ -77,7 +79,12 @@ def plan_scoring(
 
 
 def judging_with(
-    settings: Settings, plan: ScoringPlan, *, spec: DatasetSpec | None = None, budget: str | None = None
+    settings: Settings,
+    plan: ScoringPlan,
+    *,
+    spec: DatasetSpec | None = None,
+    budget: str | None = None,
+    tracer: Tracer | None = None,
 ) -> Judging | None:
     """The judge of the profile, asked for the identity of its models; None where no metric needs one, or there is none.
 
@@ -96,6 +103,7 @@ def judging_with(
         budget=Budget.parse(limit) if limit else Budget(),
         deadline_seconds=settings.run_deadline_seconds,
         repeats=repeats,
+        tracer=tracer,
     )
     judging.new_spending()  # a budget that cannot be kept is refused before anything is scored
     return judging
@@ -149,6 +157,7 @@ def evaluate_file(
     fresh: Sequence[str] = (),
     budget: str | None = None,
     run_id: str | None = None,
+    tracer: Tracer | None = None,
     progress: Callable[[Progress, int], None] | None = None,
 ) -> Iterator[RunReport]:
     """Check, score and summarize one dataset file; the report's results can be gone through while the context is open.
@@ -163,7 +172,7 @@ def evaluate_file(
     snapshot, size = describe_snapshot(summary, spec, batch_size=batch_size)
     plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
     batches = split_into_batches(read_cases(path), snapshot=snapshot, batch_size=size)
-    judging = judging_with(settings, plan, spec=spec, budget=budget)
+    judging = judging_with(settings, plan, spec=spec, budget=budget, tracer=tracer)
     workers = worker_count(settings, summary.case_count, parallel=parallel)
     total = snapshot.batch_count
     log.info("%s: %d cases in %d batches of %d, %d process(es)", path, summary.case_count, total, size, workers)
@@ -269,6 +278,14 @@ def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, sta
             f"{folder.dataset} {snapshot} changed while its batches were written. Materialize {folder.dataset}/cases again."
         )
     return _ended_now(replace(report, dataset_digest=whole or report.dataset_digest))
+
+
+def recorded_report(folder: ResultsFolder, snapshot: str) -> RunReport:
+    """The report that was written for a snapshot, with its cases: of the same run, and of the same time."""
+    header = read_header(folder.results_file(snapshot))
+    started, ended = (datetime.fromisoformat(header[name]) for name in ("started_at", "finished_at"))
+    report = summarize_snapshot(folder, snapshot, run_id=header["run_id"], started_at=started)
+    return replace(report, info=replace(report.info, finished_at=ended, notes=header["tracker_metadata"]))
 
 
 def record_run(report: RunReport, *, store_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,18 @@ from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.phoenix import (
     PhoenixAccess,
     PhoenixDataset,
+    PhoenixExperiment,
     PhoenixServer,
     shown,
     tracker_metadata,
     upload_dataset,
     upload_experiment,
 )
+from evalvault_pipeline.publishing.tracing import JudgeTracer
 from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def phoenix_access(settings: Settings) -> PhoenixAccess:
@@ -31,11 +36,40 @@ def phoenix_access(settings: Settings) -> PhoenixAccess:
     )
 
 
-def dataset_in_phoenix(server: PhoenixServer, report: RunReport, *, name: str = "") -> PhoenixDataset:
+def judge_tracer(access: PhoenixAccess, *, run_id: str, dataset: str) -> JudgeTracer | None:
+    """The tracer of a run; None where nothing is to be traced, or Phoenix does not answer: then nothing waits for it.
+
+    Raises InvalidSetting where Phoenix refuses the token: nothing is paid before it is mended.
+    """
+    try:
+        with PhoenixServer(access):
+            return JudgeTracer(access, run_id=run_id, dataset=dataset) if access.sample_rate else None
+    except PhoenixUnavailable:
+        log.warning("Phoenix at %s does not answer: judge calls are not traced", shown(access.endpoint))
+        return None
+
+
+def cases_to_phoenix(server: PhoenixServer, report: RunReport, *, name: str = "") -> PhoenixDataset:
     """Upload the cases that a report stands on. Cases are removed only where the report has all of its snapshot."""
     info = report.info
     whole = not info.missing_batches and not info.skipped_rows
     return upload_dataset(server, name or info.dataset, (result.case for result in report.results), whole=whole)
+
+
+def run_to_phoenix(
+    server: PhoenixServer,
+    dataset: PhoenixDataset,
+    report: RunReport,
+    settings: Settings,
+    *,
+    name: str = "",
+    traces: Mapping[str, Any] | None = None,
+) -> tuple[RunReport, PhoenixExperiment]:
+    """Upload answers and scores beside the promoted baseline's; the report then says where they are."""
+    baseline = Baselines(settings.baselines_dir).find(report.info.dataset)
+    base_run = baseline.run_id if baseline else None
+    experiment = upload_experiment(server, dataset, report, name=name, baseline_run=base_run)
+    return with_tracker(report, tracker_metadata(server.access, dataset, experiment, traces)), experiment
 
 
 def track_in_phoenix(
@@ -46,30 +80,19 @@ def track_in_phoenix(
     experiment: str = "",
     traces: Mapping[str, Any] | None = None,
 ) -> tuple[RunReport, PipelineError | None]:
-    """Upload a run; (the report with `tracker_metadata["phoenix"]`, what kept the upload from being whole).
+    """Upload a run whole; (the report with `tracker_metadata["phoenix"]`, what kept the upload from being whole).
 
     The run is never lost for it: the same run, uploaded again, goes on where this upload ended.
     """
     access = phoenix_access(settings)
-    error: PipelineError | None = None
     try:
         with PhoenixServer(access) as server:
-            uploaded = dataset_in_phoenix(server, report, name=dataset)
-            baseline = promoted_run(settings, report.info.dataset)
-            made = upload_experiment(server, uploaded, report, name=experiment, baseline_run=baseline)
-        about = tracker_metadata(access, uploaded, made, traces)
-        if made.failed:
-            error = PhoenixUnavailable(f"Phoenix refused {made.failed} cases; the log names them.")
-    except PipelineError as failed:
-        error = failed
-        about = {"status": "failed", "endpoint": shown(access.endpoint), "error": str(failed)}
-    return with_tracker(report, about), error
-
-
-def promoted_run(settings: Settings, dataset: str) -> str | None:
-    """The id of the run that is the dataset's baseline."""
-    found = Baselines(settings.baselines_dir).find(dataset)
-    return found.run_id if found else None
+            uploaded = cases_to_phoenix(server, report, name=dataset)
+            report, made = run_to_phoenix(server, uploaded, report, settings, name=experiment, traces=traces)
+    except PipelineError as error:
+        about = {"status": "failed", "endpoint": shown(access.endpoint), "error": str(error)}
+        return with_tracker(report, {**about, **({"traces": dict(traces)} if traces else {})}), error
+    return report, PhoenixUnavailable(f"Phoenix refused {made.failed} cases; the log names them.") if made.failed else None
 
 
 def with_tracker(report: RunReport, about: Mapping[str, Any]) -> RunReport:

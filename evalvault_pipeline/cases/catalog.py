@@ -52,6 +52,7 @@ class DatasetSpec(BaseModel):
         {}, description="`score1_description` to `score5_description`: what the metric `rubric` rates by."
     )
     min_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_MIN_PASS_RATE for this dataset.")
+    phoenix_dataset: str = Field("", description="Name of the dataset in Phoenix; default: its name here.")
 
     @field_validator("files")
     @classmethod

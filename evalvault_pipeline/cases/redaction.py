@@ -1,7 +1,7 @@
 """What must not leave the machine is replaced by a label: e-mail addresses, phones, registration and card numbers.
 
-Used for everything that is sent to others (Phoenix); the files of a run keep their texts. Hangul is `\\w`, so a particle that is
-glued to a number would hide it from `\\b`: the rules look for digits around a number instead.
+Used for everything that is sent to others (Phoenix); the files of a run keep their texts. Hangul is `\\w`, so a particle
+that is glued to a number would hide it from `\\b`: the rules look for digits around a number instead.
 """
 
 from __future__ import annotations

@@ -20,17 +20,21 @@ from evalvault_pipeline.cases.model import Batch
 from evalvault_pipeline.defs.checks import check_reports, report_check_specs
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
+from evalvault_pipeline.defs.phoenix_assets import phoenix_assets
 from evalvault_pipeline.defs.verdict_assets import verdict_assets
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
+from evalvault_pipeline.publishing.phoenix import PhoenixAccess
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
+from evalvault_pipeline.publishing.tracing import JudgeTracer
 from evalvault_pipeline.reporting.report import Cost, RunReport
 from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.judging import Judging
 from evalvault_pipeline.scoring.model import BatchScores
 from evalvault_pipeline.scoring.providers import JudgeAccess
 from evalvault_pipeline.settings import Settings
+from evalvault_pipeline.tracking import judge_tracer
 
 CASE_COLUMNS = dg.TableSchema(
     [
@@ -119,16 +123,22 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         cases: StoredBatches,
         score_store: dg.ResourceParam[str],
         judge: dg.ResourceParam[JudgeAccess],
+        phoenix: dg.ResourceParam[PhoenixAccess | None],
     ) -> ScoreStream:
         context.log.info(f"profile {judge.profile}, judge {judge.spec.name if judge.spec else 'none'}")
+        tracer = _tracer(context, phoenix, judge, spec)
 
         def scored_batches() -> Iterator[BatchScores]:
             lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms
-            for done, scored in enumerate(_scored(cases, spec, settings, store_url=score_store), start=1):
-                context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
-                if done % lines == 0 or done == len(cases):
-                    context.log.info(f"{done} of {len(cases)} batches scored, the last was {scored.key}")
-                yield scored
+            try:
+                for done, scored in enumerate(_scored(cases, spec, settings, store_url=score_store, tracer=tracer), start=1):
+                    context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
+                    if done % lines == 0 or done == len(cases):
+                        context.log.info(f"{done} of {len(cases)} batches scored, the last was {scored.key}")
+                    yield scored
+            finally:
+                if tracer is not None:
+                    context.log.info(f"traces in Phoenix: {tracer.finish()}")
 
         return ScoreStream(scored_batches())
 
@@ -162,7 +172,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             check_results=check_reports(reports, min_coverage=settings.min_coverage),
         )
 
-    return [cases, scores, report, *verdict_assets(spec, settings)]
+    return [cases, scores, report, *verdict_assets(spec, settings), *phoenix_assets(spec, settings)]
 
 
 def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
@@ -220,13 +230,27 @@ def _run_start(context: dg.AssetExecutionContext) -> float:
     return (record.start_time if record else None) or time.time()
 
 
-def _scored(cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str) -> Iterator[BatchScores]:
+def _tracer(
+    context: dg.AssetExecutionContext, phoenix: PhoenixAccess | None, judge: JudgeAccess, spec: DatasetSpec
+) -> JudgeTracer | None:
+    if phoenix is None or judge.spec is None:
+        return None
+    try:
+        return judge_tracer(phoenix, run_id=context.run.run_id, dataset=spec.name)
+    except PipelineError as error:  # an evaluation does not wait for its traces; the upload says it again
+        context.log.error(str(error))
+        return None
+
+
+def _scored(
+    cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str, tracer: JudgeTracer | None
+) -> Iterator[BatchScores]:
     began: dict[str, Any] = {"at": time.monotonic()}
     for _, keys in groupby(cases, key=snapshot_of):
         chosen = list(keys)
         first = cases[chosen[0]]
         plan = plan_scoring(spec.metrics, settings=settings, snapshot=first.snapshot, spec=spec)
-        judging = _shared(judging_with(settings, plan, spec=spec), began)
+        judging = _shared(judging_with(settings, plan, spec=spec, tracer=tracer), began)
         batches: Iterable[Batch] = (cases[key] for key in chosen)
         # In this process: several runs share the cores, and no worker can outlive a run that is killed.
         yield from score_batches(batches, plan=plan, store_url=store_url, judging=judging)

@@ -10,9 +10,10 @@ from evalvault_pipeline.cases.catalog import Catalog
 from evalvault_pipeline.defs.assets import dataset_assets
 from evalvault_pipeline.defs.io_managers import CasesIOManager, ReportIOManager, ScoresIOManager
 from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, promote_job, register_job
-from evalvault_pipeline.defs.resources import JudgeResource, ScoreStoreResource
+from evalvault_pipeline.defs.resources import JudgeResource, PhoenixResource, ScoreStoreResource
 from evalvault_pipeline.defs.schedules import weekly_schedule
 from evalvault_pipeline.defs.sensors import new_snapshot_sensor
+from evalvault_pipeline.publishing.phoenix import shown
 from evalvault_pipeline.scoring.metrics import metrics_by_name
 from evalvault_pipeline.settings import Settings
 
@@ -36,6 +37,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "scores_io": ScoresIOManager(results_dir=results_dir),
             "report_io": ReportIOManager(results_dir=results_dir),
             "score_store": ScoreStoreResource(url=store if store.startswith("sqlite:") else None),
+            "phoenix": PhoenixResource(enabled=settings.phoenix_enabled, endpoint=shown(settings.phoenix_endpoint)),
             "judge": JudgeResource(profile=settings.profile.name, judge=settings.profile.judge),
         },
         executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,

@@ -5,9 +5,11 @@ Secrets are not held here: they are read where they are used.
 
 import dagster as dg
 
+from evalvault_pipeline.publishing.phoenix import PhoenixAccess
 from evalvault_pipeline.scoring.judges import judge_spec
 from evalvault_pipeline.scoring.providers import JudgeAccess
 from evalvault_pipeline.settings import load_settings
+from evalvault_pipeline.tracking import phoenix_access
 
 
 class ScoreStoreResource(dg.ConfigurableResource[str]):
@@ -17,6 +19,16 @@ class ScoreStoreResource(dg.ConfigurableResource[str]):
 
     def create_resource(self, context: dg.InitResourceContext) -> str:
         return self.url or load_settings().score_store_url
+
+
+class PhoenixResource(dg.ConfigurableResource[PhoenixAccess | None]):
+    """The Phoenix server, None where it is off. The token is read from the settings where used."""
+
+    enabled: bool = False
+    endpoint: str
+
+    def create_resource(self, context: dg.InitResourceContext) -> PhoenixAccess | None:
+        return phoenix_access(load_settings()) if self.enabled else None
 
 
 class JudgeResource(dg.ConfigurableResource[JudgeAccess]):

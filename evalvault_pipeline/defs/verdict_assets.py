@@ -92,13 +92,13 @@ def _verdicts(context: dg.AssetExecutionContext, spec: DatasetSpec, settings: Se
     folder = ResultsFolder(root=settings.results_dir, dataset=spec.name)
     try:
         baseline = Baselines(settings.baselines_dir).find(spec.name)
-        files = [folder.results_file(snapshot) for snapshot in _reported_snapshots(context, spec, folder)]
+        files = [folder.results_file(snapshot) for snapshot in reported_snapshots(context, spec, folder)]
         return [verdict_on(read_run(file), baseline, rules=rules) for file in files]
     except PipelineError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-def _reported_snapshots(context: dg.AssetExecutionContext, spec: DatasetSpec, folder: ResultsFolder) -> list[str]:
+def reported_snapshots(context: dg.AssetExecutionContext, spec: DatasetSpec, folder: ResultsFolder) -> list[str]:
     """Those that this run reported on; else those that its tags name; else the newest with a report."""
     report = dg.AssetKey([spec.name, "report"])
     events = context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)

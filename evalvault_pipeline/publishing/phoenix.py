@@ -227,39 +227,32 @@ def upload_dataset(
 
     Cases that stay as they are make no new version. An answer is no part of a dataset: it stands in the experiment.
     """
-    ids: list[str] = []
+    everything: list[dict[str, Any]] = []
     dataset_id = ""
     remaining = iter(cases)
-    everything: list[dict[str, Any]] = []
     while chunk := [_example(case) for case in islice(remaining, CHUNK)]:
         dataset_id = _upload(server, name, "append", chunk, description)
-        ids += [example["id"] for example in chunk]
         everything += chunk
-    found = _examples(server, dataset_id)
-    if whole and set(found[1]) - set(ids):
+    version = _newest_version(server, dataset_id)
+    nodes = _nodes(server, dataset_id, version)
+    if whole and set(nodes) - {example["id"] for example in everything}:
         _upload(server, name, "update", everything, description)
-        found = _examples(server, dataset_id)
-    version, nodes = found
+        version = _newest_version(server, dataset_id)
+        nodes = _nodes(server, dataset_id, version)
     if len(nodes) > COMPARE_LIMIT:
         log.warning("Phoenix compares more than %d cases slowly; %s has %d", COMPARE_LIMIT, name, len(nodes))
-    return PhoenixDataset(
-        id=dataset_id,
-        name=name,
-        version_id=version,
-        url=server.url(f"/datasets/{quote(dataset_id, safe='')}/examples"),
-        nodes=nodes,
-    )
+    return _dataset(server, name, dataset_id, version, nodes)
 
 
-def find_dataset(server: PhoenixServer, name: str) -> PhoenixDataset | None:
-    """The newest version of the dataset with this name."""
-    found = [item for item in server.pages("/v1/datasets", name=name) if item["name"] == name]
-    if not found:
+def dataset_at(server: PhoenixServer, dataset_id: str, *, name: str, version_id: str) -> PhoenixDataset | None:
+    """The dataset at this version; None where the server has no such thing. Ids of one server mean nothing to another."""
+    known = {item["id"]: item["name"] for item in server.pages("/v1/datasets", name=name)}
+    path = f"/v1/datasets/{quote(dataset_id, safe='')}"
+    if known.get(dataset_id) != name:
         return None
-    dataset_id = found[0]["id"]
-    version, nodes = _examples(server, dataset_id)
-    url = server.url(f"/datasets/{quote(dataset_id, safe='')}/examples")
-    return PhoenixDataset(id=dataset_id, name=name, version_id=version, url=url, nodes=nodes)
+    if version_id not in {item["version_id"] for item in server.pages(f"{path}/versions")}:
+        return None
+    return _dataset(server, name, dataset_id, version_id, _nodes(server, dataset_id, version_id))
 
 
 def upload_experiment(
@@ -466,9 +459,17 @@ def _upload(server: PhoenixServer, name: str, action: str, examples: Sequence[Ma
     return str(server.post("/v1/datasets/upload", body, sync="true")["data"]["dataset_id"])
 
 
-def _examples(server: PhoenixServer, dataset_id: str) -> tuple[str, dict[str, str]]:
-    """(newest version, case id -> node). The version that an upload answers with may be an older one."""
-    path = f"/v1/datasets/{quote(dataset_id, safe='')}"
-    version = server.get(f"{path}/versions", limit=1)["data"][0]["version_id"]
-    examples = server.get(f"{path}/examples", version_id=version)["data"]["examples"]
-    return version, {item["id"]: item["node_id"] for item in examples}
+def _newest_version(server: PhoenixServer, dataset_id: str) -> str:
+    """Asked for: the version that an unchanged upload answers with may be an older one."""
+    versions = server.get(f"/v1/datasets/{quote(dataset_id, safe='')}/versions", limit=1)["data"]
+    return str(versions[0]["version_id"])
+
+
+def _nodes(server: PhoenixServer, dataset_id: str, version_id: str) -> dict[str, str]:
+    found = server.get(f"/v1/datasets/{quote(dataset_id, safe='')}/examples", version_id=version_id)
+    return {item["id"]: item["node_id"] for item in found["data"]["examples"]}
+
+
+def _dataset(server: PhoenixServer, name: str, dataset_id: str, version_id: str, nodes: Mapping[str, str]) -> PhoenixDataset:
+    url = server.url(f"/datasets/{quote(dataset_id, safe='')}/examples")
+    return PhoenixDataset(id=dataset_id, name=name, version_id=version_id, url=url, nodes=nodes)

@@ -23,11 +23,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from evalvault_pipeline.errors import UnreadableFile, UnusableResults
-from evalvault_pipeline.publishing.results_file import SCHEMA_VERSION, Share
+from evalvault_pipeline.publishing.results_file import CASES_BEGIN, SCHEMA_VERSION, Share
 from evalvault_pipeline.reporting.recorded import RecordedRun
 
 LINE_END = b"\n"
-CASES_BEGIN = b'  "results": ['
 SLICE_TEXT = 60  # longer texts are no category
 
 
@@ -73,7 +72,7 @@ def read_run(path: Path) -> RecordedRun:
     try:
         with path.open("rb") as file:
             for line in file:
-                if line.rstrip() == CASES_BEGIN:
+                if line.rstrip() == CASES_BEGIN.encode():
                     return _read_lines(path)
         content = _parsed(path.read_bytes(), str(path), 1)
     except OSError as error:
@@ -103,7 +102,7 @@ def _read_lines(path: Path) -> RecordedRun:
         place = number = 0
         for line in file:
             place, number = place + len(line), number + 1
-            if line.rstrip() == CASES_BEGIN:
+            if line.rstrip() == CASES_BEGIN.encode():
                 break
             head += line
         header = _parsed(bytes(head).rstrip().removesuffix(b",") + b"\n}", str(path), 1)

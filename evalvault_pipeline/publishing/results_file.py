@@ -22,6 +22,7 @@ from evalvault_pipeline.reporting.report import Cost, MetricSummary, Noise, RunR
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 SCHEMA_VERSION = "1.1"
+CASES_BEGIN = '  "results": ['  # a line of its own
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Interval = tuple[Share, Share] | None
 
@@ -236,11 +237,26 @@ def write_cases(file: TextIO, header: Mapping[str, Any], cases: Iterable[Mapping
     """The text of a results file: its header, then a case a line."""
     head = json.dumps(header, ensure_ascii=False, indent=2, allow_nan=False)
     file.write(head.removesuffix("\n}"))
-    file.write(',\n  "results": [')
+    file.write(f",\n{CASES_BEGIN}")
     for number, case in enumerate(cases):
         line = json.dumps(case, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
         file.write(f"{',' if number else ''}\n    {line}")
     file.write("\n  ]\n}\n")
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a file that we wrote. Raises UnreadableFile."""
+    lines = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.rstrip("\n") == CASES_BEGIN:
+                    break
+                lines.append(line)
+        header: dict[str, Any] = json.loads("".join(lines).rstrip().removesuffix(",") + "\n}")
+    except (OSError, ValueError):
+        raise UnreadableFile(f"{path} is no results file of ours. Materialize the report of this snapshot first.") from None
+    return header
 
 
 def find_case(case_id: str, file: Path | None, *, folder: Path) -> tuple[Path, dict[str, str], CaseEntry]:

@@ -13,15 +13,16 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.errors import JudgeMisconfigured, JudgeUnavailable, PipelineError
 from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, JudgeSpec, Message, Reply, Shape
 from evalvault_pipeline.scoring.limiter import AdaptiveLimiter
-from evalvault_pipeline.scoring.model import Reason
+from evalvault_pipeline.scoring.model import MetricScore, Reason
 from evalvault_pipeline.scoring.usage import Spending
 
 if TYPE_CHECKING:
@@ -45,6 +46,24 @@ class Patience:
     silences_in_a_row: int = 4  # rounds of attempts, as many as are in flight, that waited for the whole timeout
 
 
+class CaseTrace(Protocol):
+    """Told of each call for a case, and of its end; `publishing/tracing.py` sends it on. It must not wait for anything."""
+
+    trace_id: str
+
+    def call(
+        self, *, score: str, model: str, messages: Sequence[Message], answer: Answer | None, error: str, began: int, ended: int
+    ) -> None: ...
+
+    def end(self, scores: Iterable[MetricScore]) -> None: ...
+
+
+class Tracer(Protocol):
+    """Begins the trace of a case; None for a case that is not to be traced."""
+
+    def start(self, case: EvalCase) -> CaseTrace | None: ...
+
+
 @dataclass(slots=True)
 class Scope:
     """One metric on one case: what it asked, what came back, what it cost. `score` is its name in the journal."""
@@ -54,6 +73,8 @@ class Scope:
     repeat: int = 0
     steps: int = 1
     fresh: bool = False
+    metric: str = ""
+    trace: CaseTrace | None = None
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -234,7 +255,7 @@ class CallPool:
             return answer
 
         try:
-            answer = await self._persistently(send, "chat", priority)
+            answer = await self._persistently(_traced(send, messages, scope, self.judge.spec), "chat", priority)
             await asyncio.sleep(0)  # the slot is free: who waits for it sends first, then this answer is read
             cost = self.spending.add_call(
                 answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, len(answer.replies)
@@ -449,6 +470,38 @@ class CallPool:
             f"The judge {self.judge.spec.name} does not answer: {failed.detail.rstrip('.')}. What was scored is kept: when "
             "it is back (`evalvault doctor` checks it), run the same command again."
         )
+
+
+def _traced(
+    send: Callable[[], Awaitable[Answer]], messages: Sequence[Message], scope: Scope, spec: JudgeSpec
+) -> Callable[[], Awaitable[Answer]]:
+    """`send`, with each attempt told to the trace of the case, where it has one."""
+    trace = scope.trace
+    if trace is None:
+        return send
+
+    async def traced() -> Answer:
+        began = time.time_ns()
+        answer, error = None, "the call was given up"
+        try:
+            answer = await send()
+        except CallFailed as failed:
+            error = failed.detail
+            raise
+        else:
+            return answer
+        finally:
+            trace.call(
+                score=scope.metric,
+                model=spec.model,
+                messages=messages,
+                answer=answer,
+                error=spec.scrubbed(error),
+                began=began,
+                ended=time.time_ns(),
+            )
+
+    return traced
 
 
 def way_out(spec: JudgeSpec, failed: CallFailed) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from evalvault_pipeline.cases.model import Batch, EvalCase
-from evalvault_pipeline.scoring.calls import CallPool, Patience, Scope
+from evalvault_pipeline.scoring.calls import CallPool, CaseTrace, Patience, Scope, Tracer
 from evalvault_pipeline.scoring.estimate import Estimate, estimate
 from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import JudgeIdentity
@@ -68,6 +68,7 @@ class Judging:
     deadline_seconds: float | None = None
     repeats: int = 1
     patience: Patience = field(default_factory=Patience)
+    tracer: Tracer | None = None
 
     def new_spending(self) -> Spending:
         """Nothing spent yet. Raises InvalidSetting for a budget in dollars where the price is not known."""
@@ -190,6 +191,8 @@ class _OpenCase:
         self.failed: set[tuple[str, int]] = (
             set()
         )  # those at which the judge failed: what it did answer is kept for the next run
+        self.trace: CaseTrace | None = None
+        self.is_begun = False
         self.is_done = False
 
 
@@ -509,12 +512,16 @@ class _Run:
     async def _judge(self, job: _Job) -> None:
         case, metric = job.case, job.metric
         version, judge = self._by[metric.name]
+        if self._judging.tracer is not None and not case.is_begun:
+            case.is_begun, case.trace = True, self._judging.tracer.start(case.case)
         scope = Scope(
             _noted_as(case.case.digest, metric.name, job.repeat, self._by[metric.name]),
             judge,
             repeat=job.repeat,
             steps=metric.steps,
             fresh=metric.name in self._plan.fresh,
+            metric=metric.name,
+            trace=case.trace,
         )
         started = time.perf_counter()
         outcome = await self._scorer.score(metric.name, case.case, scope)
@@ -530,7 +537,8 @@ class _Run:
         noted = asdict(scope.noted) if scope.noted.calls else {}
         key = (metric.name, job.repeat)
         if isinstance(outcome, Measured):
-            row = StoredScore(value=outcome.value, evidence=outcome.evidence, **paid)
+            traced = {"trace_id": case.trace.trace_id} if case.trace and scope.calls > scope.noted.calls else {}
+            row = StoredScore(value=outcome.value, evidence={**outcome.evidence, **traced}, **paid)
             stored_as = ScoreKey(
                 case_digest=case.case.digest, metric=metric.name, metric_version=version, judge=judge, repeat=job.repeat
             )
@@ -543,6 +551,8 @@ class _Run:
                 case.failed.add(key)
         case.missing.discard(key)
         if not case.missing:
+            if case.trace is not None:
+                case.trace.end(score for (_, repeat), score in case.scores.items() if not repeat)
             self._ended.put(case)
 
     def _write(self) -> None:
