@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from evalvault_pipeline.cases.catalog import DatasetSpec
-from evalvault_pipeline.defs.verdict_assets import reported_snapshots
+from evalvault_pipeline.defs.verdict_assets import reported_in_this_run, reported_snapshots
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import record_run, recorded_report
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess, PhoenixDataset, PhoenixServer, dataset_at
@@ -91,7 +91,7 @@ def _uploaded(
     access: PhoenixAccess | None,
     upload: Callable[[PhoenixServer, str], dict[str, Any]],
 ) -> Iterator[Any]:
-    """One materialization per snapshot. What fails, fails the run only where nothing else was asked of it."""
+    """One materialization per snapshot. What fails, fails the run only where it is no evaluation."""
     if access is None:
         context.log.info("Phoenix is off: set PHOENIX_ENABLED=true to send runs there")
         return
@@ -99,8 +99,7 @@ def _uploaded(
         with PhoenixServer(access) as server:
             metadata = [upload(server, snapshot) for snapshot in reported_snapshots(context, spec, folder)]
     except PipelineError as error:
-        chosen = context.run.asset_selection
-        if chosen is not None and dg.AssetKey([spec.name, "report"]) not in chosen:
+        if not reported_in_this_run(context, spec):
             raise dg.Failure(str(error), allow_retries=False) from None
         context.log.error(f"{error} Materialize {context.asset_key.to_user_string()} when it is back.")
         return

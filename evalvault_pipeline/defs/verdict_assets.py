@@ -100,19 +100,23 @@ def _verdicts(context: dg.AssetExecutionContext, spec: DatasetSpec, settings: Se
 
 def reported_snapshots(context: dg.AssetExecutionContext, spec: DatasetSpec, folder: ResultsFolder) -> list[str]:
     """Those that this run reported on; else those that its tags name; else the newest with a report."""
+    existing = context.instance.get_dynamic_partitions(batch_partitions(spec.name).name or "")
+    there = [snapshot for snapshot in folder.snapshots() if folder.results_file(snapshot).exists()]
+    wanted = reported_in_this_run(context, spec) or snapshots_in(context.run.tags, existing) or there[-1:]
+    if not wanted:
+        raise dg.Failure(f"{spec.name} has no report yet. Materialize {spec.name}/report first.", allow_retries=False)
+    return list(dict.fromkeys(wanted))
+
+
+def reported_in_this_run(context: dg.AssetExecutionContext, spec: DatasetSpec) -> list[str]:
+    """The snapshots on which the run of this step has reported."""
     report = dg.AssetKey([spec.name, "report"])
     events = context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    told = [
+    return [
         str(event.dagster_event.materialization.metadata["snapshot"].value)
         for event in events
         if event.dagster_event and event.dagster_event.asset_key == report
     ]
-    existing = context.instance.get_dynamic_partitions(batch_partitions(spec.name).name or "")
-    there = [snapshot for snapshot in folder.snapshots() if folder.results_file(snapshot).exists()]
-    wanted = told or snapshots_in(context.run.tags, existing) or there[-1:]
-    if not wanted:
-        raise dg.Failure(f"{spec.name} has no report yet. Materialize {spec.name}/report first.", allow_retries=False)
-    return list(dict.fromkeys(wanted))
 
 
 def _compared(verdict: Verdict, folder: ResultsFolder) -> dict[str, Any]:
