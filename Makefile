@@ -3,12 +3,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 UV ?= $(shell command -v uv 2>/dev/null)
 VENV ?= .venv
+PHOENIX ?= .venv-phoenix
 BIN := $(VENV)/bin
 PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev demo test check format dev bench simulate-gate docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test check format dev bench simulate-gate docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -38,6 +39,11 @@ dev: setup ## open the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job >data/dev.log 2>&1 || sed -n 's/^dagster.*Failure: //p' data/dev.log | sort -u
 	$(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
 
+setup-phoenix: $(PHOENIX)/.setup ## make .venv-phoenix with a Phoenix server in it (700 MB), apart from ours
+
+phoenix: $(PHOENIX)/.setup ## start Phoenix on http://127.0.0.1:6006, for this machine alone
+	PHOENIX_WORKING_DIR=$${PHOENIX_WORKING_DIR:-$(CURDIR)/data/.phoenix} $(PHOENIX)/bin/python deploy/start_phoenix.py
+
 bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
@@ -51,15 +57,22 @@ lock: setup ## pin every dependency with its hash
 	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra dev pyproject.toml -o requirements-dev.lock
+	echo 'arize-phoenix>=20,<21' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-phoenix.lock
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 clean: ## remove what runs and builds have written
-	rm -rf $(VENV) data/results data/.dagster data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PHOENIX) data/results data/.dagster data/.phoenix data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }
 	$(if $(UV),$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+$(PHOENIX)/.setup: requirements-phoenix.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Name it: make PYTHON=/path/to/python3.12"; exit 2; }
+	$(if $(UV),$(UV) venv --quiet --allow-existing --python $(PYTHON) $(PHOENIX),$(PYTHON) -m venv $(PHOENIX))
+	$(if $(UV),$(UV) pip install --quiet --python $(PHOENIX)/bin/python --compile-bytecode,$(PHOENIX)/bin/python -m pip install --quiet --disable-pip-version-check) --no-deps --require-hashes -r requirements-phoenix.lock
+	@touch $@
 
 $(VENV)/.setup: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(if $(UV),$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check) --no-deps --require-hashes -r requirements.lock

@@ -236,6 +236,9 @@ class Settings(BaseSettings):
         None, validation_alias="EVALVAULT_BUDGET", description="What one run may spend on the judge: `5USD`, `2Mtok`."
     )
 
+    drift_map: Literal["pca", "umap"] = Field(
+        "pca", validation_alias="EVALVAULT_DRIFT_MAP", description="How the drift report draws questions; umap: extra `umap`."
+    )
     phoenix_enabled: bool = Field(
         False, validation_alias="PHOENIX_ENABLED", description="Send every run to Phoenix: dataset, experiment, traces."
     )

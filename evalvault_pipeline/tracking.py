@@ -64,11 +64,15 @@ def run_to_phoenix(
     *,
     name: str = "",
     traces: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[RunReport, PhoenixExperiment]:
-    """Upload answers and scores beside the promoted baseline's; the report then says where they are."""
+    """Upload answers and scores beside the promoted baseline's; the report then says where they are.
+
+    `labels` holds the topic of each case, by its id.
+    """
     baseline = Baselines(settings.baselines_dir).find(report.info.dataset)
     base_run = baseline.run_id if baseline else None
-    experiment = upload_experiment(server, dataset, report, name=name, baseline_run=base_run)
+    experiment = upload_experiment(server, dataset, report, name=name, baseline_run=base_run, labels=labels or {})
     return with_tracker(report, tracker_metadata(server.access, dataset, experiment, traces)), experiment
 
 

@@ -24,6 +24,7 @@ FLOORS = [
     "evaluate",
     "verdicts",
     "tracking",
+    "drifting",
     "defs",
     "cli_verdicts",
     "cli",
@@ -45,8 +46,9 @@ VENDORS = {
     "pyarrow": {"cases/loading.py", "publishing/tables.py"},
     "openpyxl": {"cases/loading.py"},
     "pandas": set(),
-    "scipy": {"reporting/statistics.py"},
+    "scipy": {"reporting/statistics.py", "reporting/distances.py"},
     "matplotlib": {"publishing/charts.py"},
+    "umap": {"reporting/distances.py"},
     "jinja2": {"publishing/html.py"},
 }
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -18,6 +18,7 @@ from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import Batch
 from evalvault_pipeline.defs.checks import check_reports, report_check_specs
+from evalvault_pipeline.defs.drift_asset import drift_asset
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.defs.phoenix_assets import phoenix_assets
@@ -172,7 +173,8 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             check_results=check_reports(reports, min_coverage=settings.min_coverage),
         )
 
-    return [cases, scores, report, *verdict_assets(spec, settings), *phoenix_assets(spec, settings)]
+    others = [*verdict_assets(spec, settings), drift_asset(spec, settings), *phoenix_assets(spec, settings)]
+    return [cases, scores, report, *others]
 
 
 def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def phoenix_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
 
     @dg.asset(
         key=[spec.name, "phoenix_experiment"],
-        deps=[[spec.name, "phoenix_dataset"]],
+        deps=[[spec.name, "phoenix_dataset"], [spec.name, "drift_report"]],
         description="The answers and scores of a run as an experiment in Phoenix, beside that of the promoted baseline.",
         **common,
     )
@@ -58,7 +58,7 @@ def phoenix_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         def upload_run(server: PhoenixServer, snapshot: str) -> dict[str, Any]:
             report = recorded_report(folder, snapshot)
             dataset = _kept(server, folder, snapshot) or cases_to_phoenix(server, report, name=spec.phoenix_dataset)
-            report, experiment = run_to_phoenix(server, dataset, report, settings)
+            report, experiment = run_to_phoenix(server, dataset, report, settings, labels=_topics(folder, snapshot))
             write_results(folder.results_file(snapshot), report)
             record_run(report, store_url=score_store)
             urls = {"experiment": experiment.url, **({"compare": experiment.compare_url} if experiment.compare_url else {})}
@@ -106,6 +106,15 @@ def _uploaded(
     for earlier in metadata[:-1]:
         context.log_event(dg.AssetMaterialization(context.asset_key, metadata=earlier))
     yield dg.MaterializeResult(metadata=metadata[-1])
+
+
+def _topics(folder: ResultsFolder, snapshot: str) -> dict[str, str]:
+    """The cluster of each case, by the drift report."""
+    file = folder.file(snapshot, "drift.json")
+    if not file.exists():
+        return {}
+    labels: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["labels"]
+    return labels
 
 
 def _kept(server: PhoenixServer, folder: ResultsFolder, snapshot: str) -> PhoenixDataset | None:

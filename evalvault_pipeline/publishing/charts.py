@@ -120,6 +120,35 @@ def scatter_png(before: Floats, after: Floats, *, threshold: float, title: str) 
     return picture.getvalue()
 
 
+def map_png(points: Sequence[tuple[float, float]], assigned: Sequence[int], names: Sequence[str], reference: int) -> bytes:
+    """A map of cases as a PNG picture: the first `reference` points as rings, the others filled, a colour for each cluster."""
+    from io import BytesIO
+
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    colours = colormaps["tab10"]
+    for number in range(len(names)):
+        for filled in (False, True):
+            members = [
+                point for place, point in enumerate(points) if assigned[place] == number and (place >= reference) == filled
+            ]
+            if members:
+                colour = colours(number % 10)
+                label = f"cluster {number + 1}" if filled else None
+                across, up = zip(*members, strict=True)
+                axes.scatter(across, up, s=26, facecolors=[colour] if filled else "none", edgecolors=[colour], label=label)
+    axes.set(xticks=[], yticks=[], title="questions: rings are the reference, dots this snapshot")
+    axes.legend(fontsize=7, loc="best")
+    picture = BytesIO()
+    FigureCanvasAgg(figure)  # it makes itself the figure's canvas
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    return picture.getvalue()
+
+
 def _points(old: Floats, new: Floats, most: int) -> Floats:
     """(x, y, how many cases) of the distinct points, to a hundredth; the fullest where there are more than `most`."""
     import numpy as np

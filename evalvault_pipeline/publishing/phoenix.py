@@ -41,6 +41,7 @@ WORKERS = 2  # one process and one writer in the server: more only wait
 COMPARE_LIMIT = 5_000  # above, Phoenix's page for comparing is too slow to be of use
 EXPLANATION = 4_000  # characters
 RUN_ID = "evalvault_run_id"
+TOPIC = "topic"  # the evaluation that holds a case's cluster
 # A server that restarts is waited for; one that was never there is not (`connected` asks once).
 RESTART_SECONDS = 120.0
 
@@ -256,15 +257,22 @@ def dataset_at(server: PhoenixServer, dataset_id: str, *, name: str, version_id:
 
 
 def upload_experiment(
-    server: PhoenixServer, dataset: PhoenixDataset, report: RunReport, *, name: str = "", baseline_run: str | None = None
+    server: PhoenixServer,
+    dataset: PhoenixDataset,
+    report: RunReport,
+    *,
+    name: str = "",
+    baseline_run: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> PhoenixExperiment:
     """The run as an experiment: its answer for each case, and one evaluation for each metric of it.
 
-    The run's id is its key: what is there already is not sent again. `baseline_run` is the id of the run to compare with.
+    The run's id is its key: what is there already is not sent again. `baseline_run` is the id of the run to compare with;
+    `labels` (case id -> topic) become evaluations without a score.
     """
     info = report.info
     experiment = _experiment(server, dataset, name or f"{info.snapshot} {info.dataset}", report)
-    upload = _Upload(server, dataset, experiment["id"], report)
+    upload = _Upload(server, dataset, experiment["id"], report, labels or {})
     upload.send(report.results)
     base = find_experiment(server, dataset, baseline_run) if baseline_run and baseline_run != info.run_id else None
     if base:
@@ -338,18 +346,26 @@ def _experiment(server: PhoenixServer, dataset: PhoenixDataset, name: str, repor
 class _Upload:
     """The runs and evaluations of one experiment that are not there yet."""
 
-    def __init__(self, server: PhoenixServer, dataset: PhoenixDataset, experiment: str, report: RunReport) -> None:
+    def __init__(
+        self,
+        server: PhoenixServer,
+        dataset: PhoenixDataset,
+        experiment: str,
+        report: RunReport,
+        labels: Mapping[str, str],
+    ) -> None:
+        self._labels = labels
         self._server, self._dataset, self._experiment = server, dataset, experiment
         self._started = report.info.started_at
-        self._metrics = [metric.name for metric in report.metrics]
+        names = [metric.name for metric in report.metrics] + [TOPIC] * bool(labels)
         self._lock = threading.Lock()
         self.uploaded = self.skipped = self.failed = 0
         path = f"/v1/experiments/{quote(experiment, safe='')}"
         self._path = f"{path}/runs"
         self._runs = {item["dataset_example_id"]: item["id"] for item in server.pages(self._path, limit=1000)}
         self._lacking: dict[str, set[str]] = {}
-        if self._runs and self._metrics:
-            for item in server.pages(f"{path}/incomplete-evaluations", evaluation_name=self._metrics, limit=1000):
+        if self._runs:
+            for item in server.pages(f"{path}/incomplete-evaluations", evaluation_name=names, limit=1000):
                 self._lacking[item["experiment_run"]["id"]] = set(item["evaluation_names"])
 
     def send(self, results: Iterable[CaseResult]) -> None:
@@ -377,13 +393,17 @@ class _Upload:
         node = self._dataset.nodes[example_id(result.case.case_id)]
         ended = self._started + timedelta(seconds=sum(score.seconds for score in result.scores))
         run = self._runs.get(node)
-        lacking = self._lacking.get(run, set()) if run else {score.metric for score in result.scores}
+        told = [evaluation(score, self._started) for score in result.scores]
+        if label := self._labels.get(result.case.case_id):
+            times = {"start_time": self._started, "end_time": self._started}
+            told.append({"name": TOPIC, "annotator_kind": "CODE", "label": redacted(label), **times})
+        lacking = self._lacking.get(run, set()) if run else {item["name"] for item in told}
         if run is None:
             run = self._posted(node, result, ended)
-        for score in result.scores:
-            if score.metric in lacking:
-                self._server.experiments.log_evaluation(experiment_run_id=run, **evaluation(score, self._started))
-        return bool(lacking) or node not in self._runs
+        missing = [item for item in told if item["name"] in lacking]
+        for item in missing:
+            self._server.experiments.log_evaluation(experiment_run_id=run, **item)
+        return bool(missing) or node not in self._runs
 
     def _posted(self, node: str, result: CaseResult, ended: datetime) -> str:
         try:

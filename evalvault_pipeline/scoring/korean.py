@@ -168,6 +168,16 @@ def _without_suffix(word: str) -> str:
     return word
 
 
+def topic_words(text: str) -> list[str]:
+    """Words that a topic can be named by: without particles and endings, numbers and function words; no model is loaded."""
+    found = []
+    for word in _WORD.findall(normalized(text)):
+        stem = _without_suffix(word) if HANGUL.search(word) else english_stem(word)
+        if len(stem) > 1 and not stem[0].isdigit() and stem not in _KOREAN_STOP | _ENGLISH_STOP | _SUFFIXES:
+            found.append(stem)
+    return found
+
+
 def _bigrams(word: str) -> Iterator[str]:
     hangul = "".join(HANGUL.findall(word))
     for at in range(len(hangul) - 1):
