@@ -57,7 +57,7 @@ def drift_asset(spec: DatasetSpec, settings: Settings) -> dg.AssetsDefinition:
 def _written(drift: Drift, folder: ResultsFolder) -> dict[str, Any]:
     files = write_drift(folder.results_file(drift.current.snapshot).parent, drift)
     picture = base64.b64encode(drift_map(drift)).decode()
-    figures = {f"{shift.statistic.lower().replace('²', '')}_{shift.name}": shift for shift in drift.shifts}
+    figures = {f"{shift.statistic.lower().replace('²', '').replace(' ', '_')}_{shift.name}": shift for shift in drift.shifts}
     asked = {name: shift for name, shift in figures.items() if not name.startswith("difference")}
     return {
         "snapshot": drift.current.snapshot,

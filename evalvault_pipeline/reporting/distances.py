@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SEED = 20_260_101
 PERMUTATIONS = 999
 MOST_CLUSTERS = 8
+NEIGHBOURS = 3
+LEXICAL_DIMENSIONS = 32
+STARTS = 5  # of k-means: the best is kept
 
 
 def unit(vectors: Floats) -> Floats:
@@ -43,6 +46,29 @@ def mmd(first: Floats, second: Floats) -> tuple[float, float]:
     shuffled = np.column_stack([weights, *(generator.permutation(weights) for _ in range(PERMUTATIONS))])
     found = np.einsum("ij,ij->j", kernel @ shuffled, shuffled)
     return float(max(found[0], 0.0)), _share_at_least(found)
+
+
+def neighbours(first: Floats, second: Floats) -> tuple[float, float]:
+    """(share of the 3 nearest neighbours of each row that are of its own side, p-value by permutation).
+
+    About the sum of the squared shares of both sides where the two are of one distribution, 1 where they are apart. It sees a
+    small new group that a mean hardly moves for. Source: Schilling, JASA 81, 1986.
+    """
+    import numpy as np
+
+    pooled = np.vstack([first, second])
+    similar = pooled @ pooled.T - 0.5 * (pooled**2).sum(axis=1)[None, :]
+    np.fill_diagonal(similar, -np.inf)
+    count = min(NEIGHBOURS, len(pooled) - 1)
+    if count < 1:
+        return 0.0, 1.0
+    # Equal texts are equally near: the noise draws lots, the same ones every time.
+    generator = np.random.default_rng(SEED)
+    nearest = np.argpartition(-similar + 1e-9 * generator.random(similar.shape), count - 1, axis=1)[:, :count]
+    sides = np.repeat([0, 1], [len(first), len(second)])
+    orders = [sides, *(generator.permutation(sides) for _ in range(PERMUTATIONS))]
+    found = np.array([(order[nearest] == order[:, None]).mean() for order in orders])
+    return float(found[0]), _share_at_least(found)
 
 
 def psi(first: Whole, second: Whole, clusters: int) -> tuple[float, float]:
@@ -76,14 +102,29 @@ def _share_at_least(found: Floats) -> float:
 def clustered(vectors: Floats) -> Whole:
     """The cluster of each row, numbered from 0, the largest first: k-means, about as many as the root of half the rows."""
     import numpy as np
-    from scipy.cluster.vq import kmeans2
 
     wanted = int(np.clip(np.sqrt(len(vectors) / 2.0), 1, MOST_CLUSTERS))
     distinct = len(np.unique(vectors.round(9), axis=0))
-    _, labels = kmeans2(vectors, min(wanted, distinct), minit="++", iter=30, seed=np.random.default_rng(SEED))
+    generator = np.random.default_rng(SEED)
+    made = [_kmeans(vectors, min(wanted, distinct), generator) for _ in range(STARTS)]
+    labels = min(made, key=lambda one: one[0])[1]
     sizes = np.bincount(labels)
     rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
     return np.asarray(rank[labels], dtype=np.int64)
+
+
+def _kmeans(vectors: Floats, count: int, generator: np.random.Generator) -> tuple[float, Whole]:
+    """(sum of squared distances to the centres, cluster of each row, numbered without gaps)."""
+    import warnings
+
+    import numpy as np
+    from scipy.cluster.vq import kmeans2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty cluster is dropped below
+        centres, labels = kmeans2(vectors, count, minit="++", iter=30, seed=generator)
+    _, numbered = np.unique(labels, return_inverse=True)
+    return float(((vectors - centres[labels]) ** 2).sum()), numbered
 
 
 def projected(vectors: Floats, dimensions: int = 2) -> Floats:
@@ -130,9 +171,9 @@ def lexical_vectors(texts: list[frozenset[str]]) -> Floats:
     rows, columns = (np.array(side) for side in zip(*cells, strict=True))
     rarity = np.log((1.0 + len(texts)) / (1.0 + np.bincount(columns))) + 1e-3
     matrix: Any = csr_array((rarity[columns], (rows, columns)), shape=(len(texts), len(known)))
-    wide = min(32, len(texts) - 1, len(known) - 1)
+    wide = min(LEXICAL_DIMENSIONS, len(texts) - 1, len(known) - 1)
     left, values, _ = svds(matrix, k=wide, v0=np.ones(min(matrix.shape)))
-    return unit(left * values)
+    return unit(left * np.sqrt(values))  # between whitened and not: the commonest phrases do not drown the topics
 
 
 def same_distribution(first: list[float], second: list[float]) -> float:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from math import log
 from typing import TYPE_CHECKING
 
-from evalvault_pipeline.reporting.distances import clustered, mmd, projected, psi, same_distribution, unit
+from evalvault_pipeline.reporting.distances import clustered, mmd, neighbours, projected, psi, same_distribution, unit
 from evalvault_pipeline.scoring.model import CaseResult
 
 if TYPE_CHECKING:
@@ -157,12 +157,13 @@ def measure_drift(
         size = len(before)
         for statistic, found in (
             ("MMD²", mmd(vectors[:size], vectors[size:])),
+            ("nearest neighbours", neighbours(vectors[:size], vectors[size:])),
             ("PSI", psi(assigned[:size], assigned[size:], int(assigned.max()) + 1)),
         ):
-            shifts.append(Shift(name="questions", statistic=statistic, value=found[0], p_value=found[1]))
+            shifts.append(Shift(name="questions", statistic=statistic, value=round(found[0], 9), p_value=found[1]))
         answers = unit(embed([*reference.answers, *current.answers]))
         value, chance = mmd(answers[:size], answers[size:])
-        shifts.append(Shift(name="answers", statistic="MMD²", value=value, p_value=chance))
+        shifts.append(Shift(name="answers", statistic="MMD²", value=round(value, 9), p_value=chance))
         for name, old, new in (
             ("question length", reference.questions, current.questions),
             ("answer length", reference.answers, current.answers),
