@@ -7,9 +7,9 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks import comparison, judges, large_dataset, partitions
+from benchmarks import comparison, judges, large_dataset, partitions, phoenix
 
-TABLES = ("large", "partitions", "comparison", "judges")
+TABLES = ("large", "partitions", "comparison", "judges", "phoenix")
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         "partitions": lambda folder: partitions.run(folder, batches=options.batches),
         "comparison": lambda folder: comparison.run(folder, cases=options.cases),
         "judges": lambda folder: judges.run(folder, full=options.full, save=options.json),
+        "phoenix": lambda folder: phoenix.run(folder),
     }
     print(f"{platform.machine()}, Python {platform.python_version()}\n")
     for name in options.tables or TABLES:

@@ -79,6 +79,12 @@ class RealPhoenix:
             self._process.kill()
             self._process.wait()
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the server so far."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def get(self, path: str, **params: Any) -> Any:
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         found = httpx.get(f"{self.url}/v1{path}", params=params, headers=headers, timeout=60.0)

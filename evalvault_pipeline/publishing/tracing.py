@@ -164,15 +164,16 @@ class CaseTrace:
         """One call of the judge for a metric (`score`), answered or failed; times in nanoseconds since the epoch."""
         from opentelemetry.trace import Status, StatusCode
 
+        asked = [redacted(text) for _, text in messages]
         attributes: dict[str, Any] = {
             "openinference.span.kind": "LLM",
             "llm.model_name": model,
-            "input.value": redacted(messages[-1][1]),
+            "input.value": asked[-1],
             **_text(metadata={"metric": score}),
         }
-        for number, (role, text) in enumerate(messages):
+        for number, (role, _) in enumerate(messages):
             attributes[f"llm.input_messages.{number}.message.role"] = role
-            attributes[f"llm.input_messages.{number}.message.content"] = redacted(text)
+            attributes[f"llm.input_messages.{number}.message.content"] = asked[number]
         if answer is not None:
             replies = [redacted(reply.text) for reply in answer.replies]
             attributes["output.value"] = "\n".join(replies)

@@ -51,6 +51,9 @@ def _verdict_lines(verdict: Verdict, shown: int) -> list[str]:
     lines += ["| rule | outcome | why |", "|---|---|---|"]
     lines += [f"| {one.rule.value} | {MARKS[one.outcome]} | {cell(one.sentence, 2000)} |" for one in verdict.findings]
     lines.append("")
+    if links := run.phoenix_links:
+        named = {"experiment": "the experiment", "compare": "beside the baseline"}
+        lines += [f"Phoenix: {' · '.join(f'[{named[name]}]({url})' for name, url in links.items())}", ""]
     if verdict.outcome is Outcome.INCONCLUSIVE:
         taken = verdict.rules.inconclusive
         counted = "" if taken is Outcome.INCONCLUSIVE else f" Here it counts as a {taken.value}."

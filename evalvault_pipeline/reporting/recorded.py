@@ -5,6 +5,7 @@ Files and the store are read in `publishing/recorded_runs.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+
+WEB_PAGE = re.compile(r"https?://[\w.:\[\]-]+(/[\w.,:/?=&%+~-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,14 @@ class RecordedRun:
     @property
     def metrics(self) -> list[str]:
         return list(self.values)
+
+    @property
+    def phoenix_links(self) -> dict[str, str]:
+        """`experiment` and `compare` in Phoenix, as far as the run was sent there; only what is an address of a web page."""
+        about = (self.header.get("tracker_metadata") or {}).get("phoenix") or {}
+        experiment = about.get("experiment") or {}
+        links = {"experiment": experiment.get("url"), "compare": experiment.get("compare_url")}
+        return {name: str(url) for name, url in links.items() if WEB_PAGE.fullmatch(str(url))}
 
     def lower_is_better(self, metric: str) -> bool:
         return bool(self.header["metric_summaries"][metric]["lower_is_better"])

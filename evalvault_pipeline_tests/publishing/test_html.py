@@ -305,6 +305,8 @@ def test_every_word_is_used():
         "every_case_scored",
         "pass_rate_at_least_minimum",
         "not_worse_than_baseline",
+        "phoenix_experiment",
+        "phoenix_compare",
     }
     unused = [
         name

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from evalvault_pipeline.publishing.github import annotation_lines, outputs, tell_actions
+from evalvault_pipeline.publishing.html import write_html
 from evalvault_pipeline.publishing.junit import write_junit
 from evalvault_pipeline.publishing.recorded_runs import read_run
 from evalvault_pipeline.publishing.verdict_file import verdict_content, verdict_schema, write_verdict
@@ -153,3 +154,23 @@ def test_the_job_summary_and_the_outputs_are_appended_to_the_runners_files(
     assert told == outputs(verdict)
     assert (told["outcome"], told["cases"], told["pass_rate"]) == ("fail", "60", f"{46 / 60:.4f}")
     assert capsys.readouterr().out.splitlines() == list(annotation_lines(verdict))
+
+
+PHOENIX = "http://phoenix:6006/datasets/RGF0%3D/compare?experimentId=RXhw%3D"
+
+
+def test_a_run_that_is_in_phoenix_is_linked_from_the_comment_and_the_page(results: Callable[..., Path], tmp_path: Path) -> None:
+    experiment = {"url": PHOENIX, "compare_url": f"{PHOENIX}&experimentId=Mg%3D"}
+    run = read_run(results([case("c1", good())], tracker_metadata={"phoenix": {"experiment": experiment}}))
+    verdict = decide(run, rules=GateRules())
+    told = verdict_markdown(verdict)
+    assert f"Phoenix: [the experiment]({PHOENIX}) · [beside the baseline]({PHOENIX}&experimentId=Mg%3D)" in told
+    write_html(tmp_path / "report.html", verdict)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f'<a href="{PHOENIX}">the experiment</a>' in page and "beside the baseline</a>" in page
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", 'http://a/"><script>', "http://a/) [b](c", None, 3, "http://a/ b"])
+def test_what_is_no_address_of_a_page_is_no_link(results: Callable[..., Path], url: object) -> None:
+    run = read_run(results([case("c1", good())], tracker_metadata={"phoenix": {"experiment": {"url": url}}}))
+    assert run.phoenix_links == {} and "Phoenix" not in verdict_markdown(decide(run, rules=GateRules()))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 # The name of a word, then the word in English and in Korean.
 _WORDS: Mapping[str, tuple[str, str]] = {
     "report": ("Evaluation report", "평가 보고서"),
+    "phoenix_experiment": ("the experiment", "실험"),
+    "phoenix_compare": ("beside the baseline", "기준 실행과 나란히"),
     "skip": ("Skip to the cases", "케이스 목록으로 건너뛰기"),
     "contents": ("Contents", "목차"),
     "verdict": ("Verdict", "판정"),
