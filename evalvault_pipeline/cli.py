@@ -6,6 +6,7 @@ Every import of weight is inside a command, so that `--help` is quick. Exit code
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import uuid
@@ -39,6 +40,7 @@ catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_ar
 app.add_typer(catalog_app, name="catalog")
 cli_verdicts.register(app)
 
+RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Tracker = Literal["phoenix", "none"]
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
 
@@ -105,6 +107,8 @@ def run(
     _say_profile(settings, console)
     if tracker == "none" and (phoenix_dataset or phoenix_experiment):
         raise typer.BadParameter("--phoenix-dataset and --phoenix-experiment need --tracker phoenix")
+    if run_id is not None and not RUN_ID.fullmatch(run_id):
+        raise typer.BadParameter("--run-id takes 1 to 64 letters, digits, `.`, `_` and `-`")
     tracked = tracker != "none" and bool(tracker or phoenix_dataset or phoenix_experiment or settings.phoenix_enabled)
     spec = _dataset_of(file, settings)
     wanted = metrics.split(",") if metrics else []

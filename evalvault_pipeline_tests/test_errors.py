@@ -15,6 +15,7 @@ from evalvault_pipeline.errors import (
     JudgeUnavailable,
     MalformedCases,
     MissingSetting,
+    PhoenixUnavailable,
     PipelineError,
     ScoreStoreUnavailable,
     ServiceUnavailable,
@@ -30,7 +31,12 @@ PROBLEM = RowProblem(path="x.csv", line=2, field="answer", found="is empty", rem
 def test_every_error_is_a_pipeline_error_and_only_a_dead_service_exits_with_3():
     raised = [cls for _name, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, Exception)]
     assert all(issubclass(cls, PipelineError) for cls in raised)
-    assert {cls for cls in raised if cls.exit_code == 3} == {ServiceUnavailable, ScoreStoreUnavailable, JudgeUnavailable}
+    assert {cls for cls in raised if cls.exit_code == 3} == {
+        ServiceUnavailable,
+        ScoreStoreUnavailable,
+        JudgeUnavailable,
+        PhoenixUnavailable,
+    }
     assert {cls.exit_code for cls in raised} == {2, 3}
 
 

@@ -273,6 +273,19 @@ def test_with_a_token_dataset_experiment_and_traces_arrive(project: UserProject,
     assert guarded.token not in (project.folder / "results.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tracker", "none"), "need --tracker phoenix"),
+        (("--run-id", "a b"), "--run-id takes"),
+        (("--tracker", "x"), "phoenix"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(project: UserProject, options: tuple[str, ...], said: str) -> None:
+    done = project.run(*command(write(project, [case(1)]), "x", *options), check=False, PHOENIX_ENDPOINT=DEAD)
+    assert done.returncode == 2 and said in done.stderr
+
+
 # --- traces
 
 
