@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
+    from evalvault_pipeline.publishing.tracing import JudgeTracer
     from evalvault_pipeline.reporting.report import RunReport
     from evalvault_pipeline.scoring.judging import Progress
     from evalvault_pipeline.settings import Settings
@@ -94,7 +95,6 @@ def run(
     from evalvault_pipeline.publishing.markdown import report_markdown
     from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
     from evalvault_pipeline.publishing.terminal import print_estimate, print_report
-    from evalvault_pipeline.tracking import judge_tracer, phoenix_access
 
     configure_logging(verbose=verbose)
     outputs = [path for path in (output, report) if path]
@@ -120,9 +120,7 @@ def run(
         print_estimate(estimated, console, judge=settings.profile.judge)
         return
     run_id = run_id or uuid.uuid4().hex
-    tracer = (
-        judge_tracer(phoenix_access(settings), run_id=run_id, dataset=spec.name if spec else file.stem) if tracked else None
-    )
+    tracer = _tracer(settings, run_id, spec.name if spec else file.stem) if tracked else None
     with (
         tracer or nullcontext(),
         ProgressBar(verbose) as tell,
@@ -310,6 +308,12 @@ def _settings(profile: str | None) -> Settings:
 
     overrides: dict[str, Any] = {"EVALVAULT_PROFILE": profile} if profile else {}
     return load_settings(**overrides)
+
+
+def _tracer(settings: Settings, run_id: str, dataset: str) -> JudgeTracer | None:
+    from evalvault_pipeline.tracking import judge_tracer, phoenix_access
+
+    return judge_tracer(phoenix_access(settings), run_id=run_id, dataset=dataset)
 
 
 def _tracked(report: RunReport, settings: Settings, dataset: str, experiment: str, traces: dict[str, Any] | None) -> RunReport:

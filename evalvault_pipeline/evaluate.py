@@ -21,7 +21,7 @@ from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import EvalCase, Snapshot
-from evalvault_pipeline.errors import InvalidSetting, UnreadableFile
+from evalvault_pipeline.errors import InvalidSetting, NothingScored, UnreadableFile
 from evalvault_pipeline.publishing.results_file import read_header
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
@@ -281,7 +281,13 @@ def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, sta
 
 
 def recorded_report(folder: ResultsFolder, snapshot: str) -> RunReport:
-    """The report that was written for a snapshot, with its cases: of the same run, and of the same time."""
+    """The report that was written for a snapshot, with its cases: of the same run, and of the same time.
+
+    Raises UnreadableFile where there is none, NothingScored where the snapshot was scored again since.
+    """
+    if folder.results_file(snapshot).exists() and snapshot in folder.unreported():
+        again = f"{folder.dataset} {snapshot} was scored again since its report was written."
+        raise NothingScored(f"{again} Materialize {folder.dataset}/report first.")
     header = read_header(folder.results_file(snapshot))
     started, ended = (datetime.fromisoformat(header[name]) for name in ("started_at", "finished_at"))
     report = summarize_snapshot(folder, snapshot, run_id=header["run_id"], started_at=started)

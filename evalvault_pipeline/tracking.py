@@ -14,7 +14,6 @@ from evalvault_pipeline.publishing.phoenix import (
     PhoenixDataset,
     PhoenixExperiment,
     PhoenixServer,
-    shown,
     tracker_metadata,
     upload_dataset,
     upload_experiment,
@@ -45,7 +44,7 @@ def judge_tracer(access: PhoenixAccess, *, run_id: str, dataset: str) -> JudgeTr
         with PhoenixServer(access):
             return JudgeTracer(access, run_id=run_id, dataset=dataset) if access.sample_rate else None
     except PhoenixUnavailable:
-        log.warning("Phoenix at %s does not answer: judge calls are not traced", shown(access.endpoint))
+        log.warning("Phoenix at %s does not answer: judge calls are not traced", access.shown)
         return None
 
 
@@ -94,7 +93,7 @@ def track_in_phoenix(
             uploaded = cases_to_phoenix(server, report, name=dataset)
             report, made = run_to_phoenix(server, uploaded, report, settings, name=experiment, traces=traces)
     except PipelineError as error:
-        about = {"status": "failed", "endpoint": shown(access.endpoint), "error": str(error)}
+        about = {"status": "failed", "endpoint": access.shown, "error": str(error)}
         return with_tracker(report, {**about, **({"traces": dict(traces)} if traces else {})}), error
     return report, PhoenixUnavailable(f"Phoenix refused {made.failed} cases; the log names them.") if made.failed else None
 

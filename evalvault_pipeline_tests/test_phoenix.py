@@ -19,7 +19,10 @@ import dagster as dg
 import pytest
 
 from evalvault_pipeline.defs.partitions import range_tags
+from evalvault_pipeline.errors import PhoenixUnavailable
+from evalvault_pipeline.evaluate import evaluate_file
 from evalvault_pipeline.settings import Settings, load_settings
+from evalvault_pipeline.tracking import track_in_phoenix
 from evalvault_pipeline_tests.defs.conftest import Project
 from evalvault_pipeline_tests.doubles.openai_server import CHAT, OpenAIServer
 from evalvault_pipeline_tests.phoenix_server import RealPhoenix, skip_without_phoenix
@@ -244,6 +247,42 @@ def test_where_phoenix_is_down_the_run_is_kept_and_can_be_sent_later(
     assert again["cache"]["misses"] == 0 and again["run_id"] == results["run_id"]
 
 
+def test_a_server_that_is_gone_in_the_middle_is_waited_for_once_and_not_for_every_case(
+    project: UserProject, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without_phoenix()
+    monkeypatch.setattr("evalvault_pipeline.publishing.phoenix.RESTART_SECONDS", 1.0)
+    file = write(project, [case(number) for number in range(300)])
+    with RealPhoenix(tmp_path / "gone") as phoenix:
+        monkeypatch.setenv("PHOENIX_ENDPOINT", phoenix.url)
+        settings = load_settings(tmp_path, EVALVAULT_TOKENIZER="ngram", EVALVAULT_RESULTS_DIR=str(tmp_path / "results"))
+        with evaluate_file(file, settings=settings, metrics=["exact_match"]) as report:
+            timer = threading.Timer(1.5, phoenix.stop)
+            timer.start()
+            began = time.monotonic()
+            tracked_report, error = track_in_phoenix(report, settings, dataset=name)
+            timer.join()
+    assert isinstance(error, PhoenixUnavailable) and time.monotonic() - began < 20
+    about = tracked_report.info.notes["phoenix"]
+    assert about["status"] == "failed" and "does not answer" in about["error"]
+
+
+def test_what_phoenix_refuses_whole_is_said_in_a_line(project: UserProject, phoenix: RealPhoenix) -> None:
+    file = write(project, [case(1)])
+    done = project.run(*command(file, "refused"), PHOENIX_ENDPOINT=f"{phoenix.url}/nowhere", check=False)
+    assert "Traceback" not in done.stderr and done.returncode == 0
+    assert tracked(project)["status"] == "failed"
+
+
+def test_a_password_in_the_address_is_shown_nowhere(project: UserProject, phoenix: RealPhoenix, name: str) -> None:
+    secret = "canary-4711"
+    url = phoenix.url.replace("http://", f"http://kim:{secret}@")
+    done = project.run(*command(write(project, [case(1)]), name), PHOENIX_ENDPOINT=url)
+    assert tracked(project)["status"] == "complete"
+    written = [path.read_text("utf-8", "replace") for path in project.folder.rglob("*.json")]
+    assert not any(secret in text for text in [done.stdout, done.stderr, *written])
+
+
 def test_what_answers_and_is_no_phoenix_is_named(project: UserProject, name: str) -> None:
     with OpenAIServer() as other:
         url = other.base_url.removesuffix("/v1")
@@ -399,6 +438,9 @@ def test_assets_send_every_snapshot_and_link_it_beside_the_promoted_baseline(
     project.write("2026w46", [case(number) for number in range(4)])
     first = project.run(range_tags(project.register("2026w46")))
     assert first.success
+    topics = [item for one in phoenix.runs(phoenix.experiments(name)[0]["id"]) for item in one["annotations"]]
+    assert {(item["name"], item["score"]) for item in topics if item["name"] == "topic"} == {("topic", None)}
+    assert sum(item["name"] == "topic" and bool(item["label"]) for item in topics) == 4
     promote = project.definitions.resolve_job_def("promote_baseline_job")
     config = {"ops": {"promote_baseline": {"config": {"run_id": first.run_id, "promoted_by": "kim"}}}}
     assert promote.execute_in_process(instance=instance, run_config=config).success

@@ -25,7 +25,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.cases.redaction import redacted, redacted_values
-from evalvault_pipeline.errors import InvalidSetting, PhoenixUnavailable
+from evalvault_pipeline.errors import InvalidSetting, PhoenixUnavailable, UnusableResults
 from evalvault_pipeline.publishing.markdown import evidence_lines
 from evalvault_pipeline.publishing.results_file import results_header
 from evalvault_pipeline.reporting.report import RunReport
@@ -60,8 +60,13 @@ class PhoenixAccess:
         return {"authorization": f"Bearer {self.token.get_secret_value()}"} if self.token else {}
 
     @property
+    def shown(self) -> str:
+        """The address as it may be told: without user and password."""
+        return shown(self.endpoint)
+
+    @property
     def project_url(self) -> str:
-        return f"{self.endpoint}/redirects/projects/{quote(self.project, safe='')}"
+        return f"{self.shown}/redirects/projects/{quote(self.project, safe='')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +160,12 @@ class PhoenixServer:
                 return
 
     def url(self, path: str) -> str:
-        return f"{self.access.endpoint}{path}"
+        return f"{self.access.shown}{path}"
 
     def unavailable(self, error: Exception) -> PhoenixUnavailable:
         what = f"HTTP {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else type(error).__name__
         return PhoenixUnavailable(
-            f"Phoenix at {shown(self.access.endpoint)} does not answer ({what}). Start it (`make phoenix`), or set "
+            f"Phoenix at {self.access.shown} does not answer ({what}). Start it (`make phoenix`), or set "
             "PHOENIX_ENDPOINT to where it runs. The run is kept: upload it later."
         )
 
@@ -169,12 +174,17 @@ class PhoenixServer:
             return self._checked(self.http.request(method, path, timeout=300.0, **given))
         except httpx.TransportError as error:
             raise self.unavailable(error) from None
+        except httpx.HTTPStatusError as error:
+            said = redacted(" ".join(error.response.text.split()))[:200]
+            raise PhoenixUnavailable(
+                f"Phoenix at {self.access.shown} refuses {method} {path} (HTTP {error.response.status_code}): {said}. The run "
+                "is kept: upload it later."
+            ) from None
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
         if response.status_code in (401, 403):
             raise InvalidSetting(
-                f"Phoenix at {shown(self.access.endpoint)} refuses the token (HTTP {response.status_code}). Check "
-                "PHOENIX_API_TOKEN."
+                f"Phoenix at {self.access.shown} refuses the token (HTTP {response.status_code}). Check PHOENIX_API_TOKEN."
             )
         response.raise_for_status()
         return response
@@ -183,9 +193,7 @@ class PhoenixServer:
         try:
             return response.json()
         except ValueError:  # a web page: something else answers there
-            raise PhoenixUnavailable(
-                f"What answers at {shown(self.access.endpoint)} is no Phoenix. Check PHOENIX_ENDPOINT."
-            ) from None
+            raise PhoenixUnavailable(f"What answers at {self.access.shown} is no Phoenix. Check PHOENIX_ENDPOINT.") from None
 
 
 class _Persistent(httpx.HTTPTransport):
@@ -226,7 +234,8 @@ def upload_dataset(
 ) -> PhoenixDataset:
     """Make the dataset what these cases are: new ones are added, changed ones patched; where it is `whole`, others removed.
 
-    Cases that stay as they are make no new version. An answer is no part of a dataset: it stands in the experiment.
+    Cases that stay as they are make no new version. An answer is no part of a dataset: it stands in the experiment. Raises
+    UnusableResults where there is no case.
     """
     everything: list[dict[str, Any]] = []
     dataset_id = ""
@@ -234,6 +243,8 @@ def upload_dataset(
     while chunk := [_example(case) for case in islice(remaining, CHUNK)]:
         dataset_id = _upload(server, name, "append", chunk, description)
         everything += chunk
+    if not everything:
+        raise UnusableResults(f"{name} holds no case: there is nothing to send to Phoenix.")
     version = _newest_version(server, dataset_id)
     nodes = _nodes(server, dataset_id, version)
     if whole and set(nodes) - {example["id"] for example in everything}:
@@ -306,7 +317,7 @@ def tracker_metadata(
     """`tracker_metadata["phoenix"]` of results.json."""
     return {
         "status": "incomplete" if experiment.failed else "complete",
-        "endpoint": shown(access.endpoint),
+        "endpoint": access.shown,
         "dataset": dataset.about,
         "experiment": experiment.about,
         **experiment.counts,
@@ -335,7 +346,7 @@ def _experiment(server: PhoenixServer, dataset: PhoenixDataset, name: str, repor
                 experiment_name=name,
                 experiment_metadata=redacted_values(metadata),
             )
-        except httpx.TransportError as error:  # it may have been created all the same
+        except httpx.HTTPError as error:  # it may have been created all the same
             log.info("Phoenix did not answer while an experiment was created (%s); looking for it", type(error).__name__)
     found = find_experiment(server, dataset, report.info.run_id)
     if found is None:
@@ -360,6 +371,7 @@ class _Upload:
         names = [metric.name for metric in report.metrics] + [TOPIC] * bool(labels)
         self._lock = threading.Lock()
         self.uploaded = self.skipped = self.failed = 0
+        self._gone = False  # the server: nobody waits for it a second time
         path = f"/v1/experiments/{quote(experiment, safe='')}"
         self._path = f"{path}/runs"
         self._runs = {item["dataset_example_id"]: item["id"] for item in server.pages(self._path, limit=1000)}
@@ -375,6 +387,8 @@ class _Upload:
                 list(pool.map(self._send, chunk))
 
     def _send(self, result: CaseResult) -> None:
+        if self._gone:
+            return
         try:
             new = self._send_case(result)
         except httpx.HTTPStatusError as error:
@@ -383,6 +397,7 @@ class _Upload:
                 self.failed += 1
             return
         except httpx.TransportError as error:
+            self._gone = True
             raise self._server.unavailable(error) from None
         with self._lock:
             self.uploaded += new

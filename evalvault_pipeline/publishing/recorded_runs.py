@@ -90,12 +90,11 @@ def read_run(path: Path) -> RecordedRun:
 
 def _read_lines(path: Path) -> RecordedRun:
     offsets = array("q")
+    lines = _Lines(path)
 
     def entry(index: int) -> dict[str, Any]:
-        with path.open("rb") as file:
-            file.seek(offsets[index])
-            parsed: dict[str, Any] = orjson.loads(file.readline().strip().removesuffix(b","))
-            return parsed
+        parsed: dict[str, Any] = orjson.loads(lines.at(offsets[index]).strip().removesuffix(b","))
+        return parsed
 
     with path.open("rb") as file:
         head = bytearray()
@@ -123,6 +122,20 @@ def _read_lines(path: Path) -> RecordedRun:
             raise UnusableResults(f"{path} ends in its middle, after line {number}: the copy is not whole. {AGAIN}")
 
         return build_run(header, cases(), str(path), entry)
+
+
+class _Lines:
+    """Lines of a file by where they begin: of this file, also when another one has taken its place meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def at(self, offset: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.readline()
 
 
 def _parsed(text: bytes, source: str, line: int) -> Any:

@@ -132,6 +132,7 @@ def test_a_worse_snapshot_ends_the_run_with_a_failure_and_still_has_its_report(p
         "every_case_scored": True,
         "not_worse_than_baseline": True,
         "pass_rate_at_least_minimum": False,
+        "questions_resemble_the_reference": True,
     }
     assert project.report("2026w47")["pass_rate"] == 0.4
 
@@ -155,6 +156,7 @@ def test_metrics_without_a_judge_are_unmeasured_and_lower_the_coverage_not_the_m
         "every_case_scored": False,
         "not_worse_than_baseline": True,
         "pass_rate_at_least_minimum": False,
+        "questions_resemble_the_reference": True,
     }
     assert result.success, "nothing is known to be worse, so nothing fails"
     shown = {check.check_name: check.description or "" for check in result.get_asset_check_evaluations()}

@@ -45,6 +45,7 @@ def test_without_a_baseline_nothing_is_compared_and_the_verdict_stands_on_the_mi
         "every_case_scored": True,
         "not_worse_than_baseline": True,
         "pass_rate_at_least_minimum": True,
+        "questions_resemble_the_reference": True,
     }
     assert metadata(project, COMPARISON)["baseline"] == "No baseline is promoted: evalvault baseline set RUN_ID"
     shown = metadata(project, VERDICT)

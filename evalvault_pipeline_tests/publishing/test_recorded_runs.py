@@ -110,3 +110,10 @@ def test_json_that_is_no_results_file_is_refused(tmp_path: Path, text: str):
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(UnreadableFile, match=r"none.json cannot be read: No such file"):
         read_run(tmp_path / "none.json")
+
+
+def test_a_run_that_was_read_stays_what_it_was_when_its_file_is_replaced(results: Callable[..., Path]) -> None:
+    file = results([case(f"c{number}", good()) for number in range(5)])
+    run = read_run(file)
+    results([case("other", good())], "new.json", note="so that every line stands elsewhere" * 10).replace(file)
+    assert [run.entry(number)["test_case_id"] for number in range(5)] == run.case_ids
