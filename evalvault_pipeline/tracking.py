@@ -9,11 +9,10 @@ from typing import Any
 
 from evalvault_pipeline.errors import PhoenixUnavailable, PipelineError
 from evalvault_pipeline.publishing.baselines import Baselines
-from evalvault_pipeline.publishing.phoenix import (
-    PhoenixAccess,
+from evalvault_pipeline.publishing.phoenix import PhoenixAccess, PhoenixServer
+from evalvault_pipeline.publishing.phoenix_upload import (
     PhoenixDataset,
     PhoenixExperiment,
-    PhoenixServer,
     tracker_metadata,
     upload_dataset,
     upload_experiment,

@@ -14,7 +14,8 @@ from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.verdict_assets import reported_in_this_run, reported_snapshots
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import record_run, recorded_report
-from evalvault_pipeline.publishing.phoenix import PhoenixAccess, PhoenixDataset, PhoenixServer, dataset_at
+from evalvault_pipeline.publishing.phoenix import PhoenixAccess, PhoenixServer
+from evalvault_pipeline.publishing.phoenix_upload import PhoenixDataset, dataset_at
 from evalvault_pipeline.publishing.results_file import replacing, write_results
 from evalvault_pipeline.publishing.tables import ResultsFolder
 from evalvault_pipeline.settings import Settings

@@ -18,7 +18,8 @@ import httpx
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.cases.redaction import redacted
-from evalvault_pipeline.publishing.phoenix import PhoenixAccess, evaluation
+from evalvault_pipeline.publishing.phoenix import PhoenixAccess
+from evalvault_pipeline.publishing.phoenix_upload import evaluation
 from evalvault_pipeline.scoring.judges import Answer, Message
 from evalvault_pipeline.scoring.model import MetricScore
 
