@@ -47,7 +47,7 @@ def drift_of(folder: ResultsFolder, snapshot: str, settings: Settings) -> Drift:
 
 
 def _side(folder: ResultsFolder, snapshot: str) -> Side:
-    return side_of(snapshot, list(SnapshotResults(folder, snapshot)))
+    return side_of(snapshot, SnapshotResults(folder, snapshot))
 
 
 def _reference(folder: ResultsFolder, snapshot: str, settings: Settings) -> str | None:

@@ -7,9 +7,10 @@ Pure: texts and their vectors come in, figures go out. Vectors are made in `scor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from heapq import nsmallest
 from math import log
 from typing import TYPE_CHECKING
 
@@ -113,9 +114,9 @@ class Drift:
         return f"the questions {said} those of {self.reference.snapshot}: {told}{where}"
 
 
-def side_of(snapshot: str, results: Sequence[CaseResult]) -> Side:
+def side_of(snapshot: str, results: Iterable[CaseResult]) -> Side:
     """The cases of a snapshot that are compared: all, or the 1,000 whose ids have the smallest digests."""
-    chosen = sorted(results, key=lambda result: sha256(result.case.case_id.encode()).digest())[:MOST_CASES]
+    chosen = nsmallest(MOST_CASES, results, key=lambda result: sha256(result.case.case_id.encode()).digest())
     metrics = dict.fromkeys(score.metric for result in chosen for score in result.scores)
     return Side(
         snapshot=snapshot,

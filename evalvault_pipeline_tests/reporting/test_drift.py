@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.errors import InvalidSetting
 from evalvault_pipeline.publishing.drift_page import drift_content, drift_tables, write_drift
 from evalvault_pipeline.reporting import distances
-from evalvault_pipeline.reporting.drift import Drift, Side, measure_drift
+from evalvault_pipeline.reporting.drift import Drift, Side, measure_drift, side_of
 from evalvault_pipeline.scoring.korean import NgramTokenizer, topic_words
+from evalvault_pipeline.scoring.model import CaseResult
 from evalvault_pipeline_tests.conftest import PROJECT
 
 TOPICS = {
@@ -133,6 +136,27 @@ def test_empty_texts_are_no_problem() -> None:
 def test_equal_input_gives_equal_output() -> None:
     pair = side("b", 60, SHIFTED, 1), side("a", 60, STABLE, 2)
     assert drift(*pair) == drift(*pair)
+
+
+def test_of_a_large_snapshot_the_same_thousand_cases_are_taken_and_the_others_are_not_held() -> None:
+    alive = peak = 0
+
+    def results(count: int) -> Iterator[CaseResult]:
+        nonlocal alive, peak
+        for number in range(count):
+            made = CaseResult(case=EvalCase(case_id=f"c{number}", question="q", answer="a"), scores=())
+            alive += 1
+            peak = max(peak, alive)
+            weakref.finalize(made.case, gone)
+            yield made
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    taken = side_of("a", results(3000))
+    assert len(taken.ids) == len(set(taken.ids)) == 1000 and peak < 1100
+    assert list(taken.ids) == list(side_of("a", reversed(list(results(3000)))).ids)
 
 
 # --- the distances
