@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evalvault_pipeline.errors import ServiceUnavailable
+from evalvault_pipeline.errors import InvalidSetting, PipelineError
 from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
-from evalvault_pipeline.reporting.distances import lexical_vectors, projected, umap_projected
+from evalvault_pipeline.reporting.distances import lexical_vectors, projected, require_umap, umap_projected
 from evalvault_pipeline.reporting.drift import Drift, Side, measure_drift, side_of
 from evalvault_pipeline.scoring.embeddings import judge_vectors
 from evalvault_pipeline.scoring.judges import judge_spec
@@ -29,14 +29,23 @@ def drift_of(folder: ResultsFolder, snapshot: str, settings: Settings) -> Drift:
     current = _side(folder, snapshot)
     reference = _side(folder, name) if name else None
     embed, embedder = _embedder(settings)
-    project = umap_projected if settings.drift_map == "umap" else projected
+    project: Callable[[Any], Any] = projected
     notes: list[str] = []
+    if settings.drift_map == "umap":
+        try:
+            require_umap()
+            project = umap_projected
+        except InvalidSetting as error:
+            notes.append(f"{error} The map is drawn by PCA instead.")
+            log.warning("%s", notes[0])
     if embed is not None:
         try:
-            return measure_drift(current, reference, embed=embed, words=topic_words, embedder=embedder, project=project)
-        except ServiceUnavailable as error:
+            return measure_drift(
+                current, reference, embed=embed, words=topic_words, embedder=embedder, project=project, notes=notes
+            )
+        except PipelineError as error:  # a wrong key as well: an evaluation does not end for it
             notes.append(f"{error} The vectors are lexical instead.")
-            log.warning("%s", notes[0])
+            log.warning("%s", notes[-1])
     tokenizer = choose_tokenizer(settings.tokenizer)
 
     def lexical(texts: Sequence[str]) -> Any:

@@ -6,10 +6,11 @@ from typing import Any
 import dagster as dg
 
 from evalvault_pipeline.cases.catalog import DatasetSpec
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import reported_snapshots
 from evalvault_pipeline.drifting import drift_of
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.publishing.drift_page import drift_map, drift_tables, write_drift
+from evalvault_pipeline.publishing.drift_page import drift_tables, write_drift
 from evalvault_pipeline.publishing.tables import ResultsFolder
 from evalvault_pipeline.reporting.drift import Drift
 from evalvault_pipeline.settings import Settings
@@ -34,6 +35,7 @@ def drift_asset(spec: DatasetSpec, settings: Settings) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(CHECK, asset=key, description="No test says, at 1 %, that the questions are others than before.")
         ],
     )
+    @scrubbed
     def drift_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
         try:
             drifts = [drift_of(folder, snapshot, settings) for snapshot in reported_snapshots(context, spec, folder)]
@@ -56,15 +58,15 @@ def drift_asset(spec: DatasetSpec, settings: Settings) -> dg.AssetsDefinition:
 
 def _written(drift: Drift, folder: ResultsFolder) -> dict[str, Any]:
     files = write_drift(folder.results_file(drift.current.snapshot).parent, drift)
-    picture = base64.b64encode(drift_map(drift)).decode()
+    picture = base64.b64encode(files["png"].read_bytes()).decode()
     figures = {f"{shift.statistic.lower().replace('²', '').replace(' ', '_')}_{shift.name}": shift for shift in drift.shifts}
     asked = {name: shift for name, shift in figures.items() if not name.startswith("difference")}
     return {
         "snapshot": drift.current.snapshot,
         "reference": drift.reference.snapshot if drift.reference else "none",
         "embedder": drift.embedder,
-        **{name: round(shift.value, 4) for name, shift in asked.items()},
-        **{f"p_{name}": round(shift.p_value, 4) for name, shift in asked.items()},
+        **{name: round(shift.value, 4) for name, shift in asked.items() if shift.value is not None},
+        **{f"p_{name}": round(shift.p_value, 4) for name, shift in asked.items() if shift.p_value is not None},
         "map": dg.MetadataValue.md(f"![map](data:image/png;base64,{picture})"),
         "tables": dg.MetadataValue.md(drift_tables(drift)),
         **{name: dg.MetadataValue.path(str(file)) for name, file in files.items()},

@@ -79,7 +79,7 @@ def drift_tables(drift: Drift) -> str:
 
 def _tables(drift: Drift) -> list[tuple[list[str], list[list[str]]]]:
     shifts = [
-        [shift.name, shift.statistic, _number(shift.before), _number(shift.after), _number(shift.value), f"{shift.p_value:.3f}"]
+        [shift.name, shift.statistic, _number(shift.before), _number(shift.after), _number(shift.value), _number(shift.p_value)]
         for shift in drift.shifts
     ]
     clusters = [

@@ -190,6 +190,10 @@ def _experiment(server: PhoenixServer, dataset: PhoenixDataset, name: str, repor
                 experiment_name=name,
                 experiment_metadata=redacted_values(metadata),
             )
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < 500:
+                raise server.unavailable(error) from None
+            log.info("Phoenix failed at an experiment (HTTP %d); looking for it", error.response.status_code)
         except httpx.HTTPError as error:  # it may have been created all the same
             log.info("Phoenix did not answer while an experiment was created (%s); looking for it", type(error).__name__)
     found = find_experiment(server, dataset, report.info.run_id)
@@ -253,7 +257,12 @@ class _Upload:
 
     def _send_case(self, result: CaseResult) -> bool:
         """Whether anything of this case was lacking."""
-        node = self._dataset.nodes[example_id(result.case.case_id)]
+        node = self._dataset.nodes.get(example_id(result.case.case_id))
+        if node is None:
+            raise UnusableResults(
+                f"Case {result.case.case_id} is not in version {self._dataset.version_id} of {self._dataset.name} in Phoenix: "
+                "the snapshot has changed since it was uploaded. Upload the dataset again."
+            )
         ended = self._started + timedelta(seconds=sum(score.seconds for score in result.scores))
         run = self._runs.get(node)
         told = [evaluation(score, self._started) for score in result.scores]

@@ -65,7 +65,7 @@ class JudgeTracer:
         self._tracer = self._provider.get_tracer("evalvault")
         self._annotations: list[dict[str, Any]] = []
         self._annotated = 0
-        self.spans = self.cases = 0
+        self.spans = self.cases = self.annotations_left_out = 0
         self._told: dict[str, Any] = {}
 
     def __enter__(self) -> JudgeTracer:
@@ -94,13 +94,14 @@ class JudgeTracer:
         return CaseTrace(self, self._tracer, span)
 
     def annotate(self, span_id: str, scores: Iterable[MetricScore]) -> None:
-        """Keep a case's scores for the end of the run, as far as there is room."""
+        """Keep a case's scores for the end of the run, as far as there is room; the others are counted."""
         from datetime import UTC, datetime
 
         now = datetime.now(UTC)
         for score in scores:
             if len(self._annotations) >= ANNOTATIONS:
-                return
+                self.annotations_left_out += 1
+                continue
             told = evaluation(score, now)
             result = {name: told[name] for name in ("label", "score", "explanation") if told[name] is not None}
             self._annotations.append(
@@ -127,6 +128,7 @@ class JudgeTracer:
             "exported": exported,
             "dropped": self.spans - exported,
             "annotations": self._annotated,
+            "annotations_dropped": len(self._annotations) - self._annotated + self.annotations_left_out,
         }
         return self._told
 

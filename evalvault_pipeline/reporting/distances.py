@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline.errors import InvalidSetting
@@ -138,16 +139,21 @@ def projected(vectors: Floats, dimensions: int = 2) -> Floats:
     return np.pad(found, ((0, 0), (0, max(dimensions - found.shape[1], 0))))
 
 
+def require_umap() -> None:
+    """Raises InvalidSetting where umap-learn is not installed."""
+    if find_spec("umap") is None:
+        raise InvalidSetting(
+            "EVALVAULT_DRIFT_MAP is `umap`, and umap-learn is not installed. Install it: pip install 'evalvault-pipeline[umap]'"
+        )
+
+
 def umap_projected(vectors: Floats) -> Floats:
     """The rows in two dimensions that keep neighbours together (UMAP). Raises InvalidSetting where it is not installed."""
     import numpy as np
 
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise InvalidSetting(
-            "EVALVAULT_DRIFT_MAP is `umap`, and umap-learn is not installed. Install it: pip install 'evalvault-pipeline[umap]'"
-        ) from None
+    require_umap()
+    from umap import UMAP
+
     if len(vectors) < 5:
         return projected(vectors)
     neighbours = min(15, len(vectors) - 1)

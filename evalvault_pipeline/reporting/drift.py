@@ -43,12 +43,12 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """One quantity of both sides: its size, and the chance of so much where nothing shifted."""
+    """One quantity of both sides: its size, and the chance of so much where nothing shifted; None: a side has no value."""
 
     name: str
     statistic: str
-    value: float
-    p_value: float
+    value: float | None
+    p_value: float | None
     before: float | None = None
     after: float | None = None
 
@@ -101,7 +101,7 @@ class Drift:
     def resembles(self) -> bool:
         """No test of the questions says, at 1 % over all of them (Bonferroni), that they shifted."""
         tests = self.question_shifts
-        return all(shift.p_value * len(tests) > ALARM for shift in tests)
+        return all(shift.p_value is None or shift.p_value * len(tests) > ALARM for shift in tests)
 
     @property
     def sentence(self) -> str:
@@ -190,9 +190,10 @@ def _moved(name: str, before: list[float], after: list[float]) -> Shift:
     """The difference of means, with the chance of distributions that differ so much."""
     means = [sum(side) / len(side) if side else None for side in (before, after)]
     old, new = means
-    value = new - old if old is not None and new is not None else 0.0
+    if old is None or new is None:
+        return Shift(name=name, statistic="difference of means", value=None, p_value=None, before=old, after=new)
     chance = same_distribution(before, after)
-    return Shift(name=name, statistic="difference of means", value=value, p_value=chance, before=old, after=new)
+    return Shift(name=name, statistic="difference of means", value=new - old, p_value=chance, before=old, after=new)
 
 
 def _clusters(

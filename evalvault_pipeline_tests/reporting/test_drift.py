@@ -115,6 +115,15 @@ def test_scores_and_lengths_that_moved_are_told_and_are_no_alarm_of_the_question
     assert {cluster.pass_rate_before for cluster in found.clusters} == {1.0}
 
 
+def test_a_metric_that_nothing_was_measured_of_did_not_move_by_0() -> None:
+    before = side("a", 40, STABLE, 1, scores={"chrf": []})
+    found = drift(side("b", 40, STABLE, 2), before)
+    moved = next(shift for shift in found.shifts if shift.name == "chrf")
+    assert (moved.value, moved.p_value, moved.before) == (None, None, None)
+    assert found.resembles
+    assert "| chrf |" in drift_tables(found)
+
+
 def test_without_a_reference_there_are_clusters_and_no_alarm() -> None:
     found = drift(side("a", 40, STABLE, 1), None)
     assert (found.resembles, list(found.shifts)) == (True, [])
