@@ -124,6 +124,7 @@ class CallPool:
         self._latencies: dict[str, deque[float]] = {}  # by kind of call: embedding is quick, and says nothing of chat
         # By kind of call, "chat" or "embed": a model that answers one may well hang at the other.
         self._answers: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()  # of every call that was sent: answered, or the reason why not
         self._failures_in_a_row: Counter[str] = Counter()
         self._silences_in_a_row: Counter[str] = Counter()
         self._last: CallFailed | None = None
@@ -367,20 +368,25 @@ class CallPool:
         assert task is not None
         started = time.monotonic()
         flight = self._in_flight[task] = _Flight(kind, started, unhurried)
+        sent = False
         try:
             self._refuse_when_over()
+            sent = True
             result = await send()
         except asyncio.CancelledError:
             if flight.overdue is None or task.uncancel():  # the sweeper's is not the only cancellation
                 raise
+            self.outcomes[flight.overdue.reason.value] += 1
             raise flight.overdue from None
         except CallFailed as failed:
+            self.outcomes[failed.reason.value] += sent
             if failed.throttled:  # what is too long for this call is too long for the others
                 wait = failed.retry_after or 0.0
                 self.limiter.throttled(wait if wait <= self._patience.throttled else None)
             raise
         else:
             self.limiter.answered()
+            self.outcomes["answered"] += 1
             self._note_latency(kind, time.monotonic() - started)
             return result
         finally:

@@ -577,8 +577,22 @@ class _Run:
                 if self._loop is not None and time.monotonic() - renewed >= RENEW_SECONDS:
                     self._store.renew(self._owner)
                     renewed = time.monotonic()
+                    self._note_calls()
+                if None in ended:
+                    self._note_calls()
             except Exception as error:  # noqa: BLE001  the thread that waits raises it
                 self._fail(error)
+
+    def _note_calls(self) -> None:
+        if self._pool is not None and self._pool.outcomes:
+            limiter = self._pool.limiter
+            self._store.note_calls(
+                self._owner,
+                self._judging.identity.spec.name,
+                self._pool.outcomes,
+                in_flight=limiter.in_flight,
+                limit=int(limiter.limit),
+            )
 
     def _keep(self, cases: list[_OpenCase]) -> None:
         if not cases:

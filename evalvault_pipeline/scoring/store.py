@@ -49,6 +49,16 @@ claims = sa.Table(
     sa.Column("owner", sa.String(160), nullable=False, doc="host:process:run"),
     sa.Column("renewed_at", sa.Double, nullable=False, doc="seconds since 1970"),
 )
+judge_calls = sa.Table(
+    "judge_calls",
+    _metadata,
+    sa.Column("owner", sa.String(160), primary_key=True, doc="host:process:run"),
+    sa.Column("judge", sa.String(200), nullable=False, doc="provider/model"),
+    sa.Column("outcomes", sa.Text, nullable=False, doc="JSON object: answered, or why not -> calls that were sent"),
+    sa.Column("in_flight", sa.Integer, nullable=False),
+    sa.Column("in_flight_limit", sa.Integer, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False, doc="seconds since 1970"),
+)
 _LOOKUP_CHUNK = 500
 _READ_NAMES = (
     "value",
@@ -121,6 +131,27 @@ class ScoreStore:
                     row = dict(zip(_READ_NAMES, values, strict=True))
                     found[digest, metric] = StoredScore(evidence=json.loads(evidence), **row)
         return found
+
+    def note_calls(self, owner: str, judge: str, outcomes: Mapping[str, int], *, in_flight: int, limit: int) -> None:
+        """Keep what became of the calls that a run has sent so far, and how many it sends at once."""
+        row = {
+            "owner": owner,
+            "judge": judge,
+            "outcomes": to_json(dict(outcomes)),
+            "in_flight": in_flight,
+            "in_flight_limit": limit,
+            "updated_at": time.time(),
+        }
+        insert = self._database.dialect.insert(judge_calls)
+        values = {name: insert.excluded[name] for name in row if name != "owner"}
+        with self._database.writing() as connection:
+            connection.execute(insert.on_conflict_do_update(index_elements=["owner"], set_=values), row)
+
+    def call_counts(self) -> list[Any]:
+        """The rows of `judge_calls`, one for each run that asked a judge; `outcomes` is a mapping."""
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(judge_calls)).mappings().all()
+        return [{**row, "outcomes": json.loads(row["outcomes"])} for row in rows]
 
     def save(
         self,
