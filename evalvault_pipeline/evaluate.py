@@ -22,6 +22,7 @@ from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import EvalCase, Snapshot
 from evalvault_pipeline.errors import InvalidSetting, NothingScored, UnreadableFile
+from evalvault_pipeline.logs import log_context
 from evalvault_pipeline.publishing.results_file import read_header
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.publishing.tables import ResultsFolder, SnapshotResults
@@ -190,7 +191,8 @@ def evaluate_file(
             details = scored.judge_details
             spool.extend(scored.results)
             reused = sum(score.reused for score in scored.scores)
-            log.info("batch %d of %d: %d scores, %d from the store", scored.index, total, len(scored.scores), reused)
+            with log_context(batch=scored.key):
+                log.info("batch %d of %d: %d scores, %d from the store", scored.index, total, len(scored.scores), reused)
             if progress and judging is None:
                 progress(Progress(cases=len(spool)), summary.case_count)
         report = summarize(
@@ -255,7 +257,7 @@ def summarize_snapshot(folder: ResultsFolder, snapshot: str, *, run_id: str, sta
     Raises UnknownSnapshot or NothingScored where there is nothing to report on, UnreadableFile where the file was changed
     while its batches were written.
     """
-    results = SnapshotResults(folder, snapshot)
+    results = SnapshotResults(folder, snapshot, run_id=run_id)
     report = summarize(
         results,
         info=run_info(

@@ -1,0 +1,155 @@
+"""Log lines: whole, of one form, shared by processes without a loss, and without a secret in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evalvault_pipeline.cases.redaction import redacted
+from evalvault_pipeline.logs import configure_logging, know_secrets, log_context, without_secrets
+from evalvault_pipeline_tests.conftest import PROJECT
+
+CANARY = "canary-4f9a81c2"
+KEYS = [
+    "sk-proj-abcdefghijklmnop1234",
+    "xoxb-111111111111-222222222222",
+    "https://hooks.slack.com/services/T000/B000/XXXXXXXX",
+    "AKIAIOSFODNN7EXAMPLE",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abc",
+    "Authorization: Bearer abcdef0123456789",
+    "postgresql://user:hunter2secret@127.0.0.1/db",
+]
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    kept, level, hook = list(root.handlers), root.level, sys.excepthook
+    yield
+    for handler in set(root.handlers) - set(kept):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+    sys.excepthook = hook
+    logging.captureWarnings(False)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_line_is_as_the_guide_says_with_what_it_is_about(tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "evalvault.log"
+    configure_logging(verbose=False, file=file)
+    with log_context(run="r1", dataset="qa"), log_context(batch="0003"):
+        logging.getLogger("evalvault.x").info("scored %d", 3)
+    logging.getLogger("evalvault.x").info("after")
+    first, second = lines(file)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - evalvault\.x - INFO - scored 3 \[run=r1 dataset=qa batch=0003\]", first
+    )
+    assert second.endswith(" - INFO - after")
+
+
+def test_the_stream_shows_warnings_and_with_verbose_everything(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging(verbose=False)
+    logging.getLogger("x").info("quiet")
+    logging.getLogger("x").warning("loud")
+    configure_logging(verbose=True)
+    logging.getLogger("x").info("told")
+    told = capfd.readouterr().err
+    assert "quiet" not in told
+    assert told.count("loud") == 1
+    assert told.count("told") == 1
+
+
+def test_json_lines_are_objects_with_the_same_content(tmp_path: Path) -> None:
+    file = tmp_path / "evalvault.log"
+    configure_logging(verbose=False, file=file, form="json")
+    with log_context(run="r1"):
+        try:
+            raise ValueError("broken\nin two")
+        except ValueError:
+            logging.getLogger("x").exception("it failed")
+    (line,) = lines(file)
+    found = json.loads(line)
+    assert (found["level"], found["message"], found["run"]) == ("ERROR", "it failed", "r1")
+    assert "ValueError: broken" in found["exception"]
+
+
+def test_four_processes_lose_no_line_while_the_file_is_rotated(tmp_path: Path) -> None:
+    """logging.handlers.RotatingFileHandler lost 8 % of them."""
+    code = (
+        "import sys, logging, pathlib; from evalvault_pipeline.logs import configure_logging\n"
+        "configure_logging(verbose=False, file=pathlib.Path(sys.argv[1]), max_mb=0.05, keep_days=1000)\n"
+        "for n in range(1000): logging.getLogger('x').info('line %s %04d %s', sys.argv[2], n, 'y' * 40)\n"
+    )
+    file = tmp_path / "evalvault.log"
+    writers = [subprocess.Popen([sys.executable, "-c", code, file, str(number)], cwd=PROJECT) for number in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    found = [line.split(" - INFO - ")[1] for part in tmp_path.glob("evalvault.log*") for line in lines(part)]
+    assert (len(found), len(set(found))) == (4000, 4000)
+    assert len(list(tmp_path.glob("evalvault.log*"))) > 3, "it was rotated"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_looks_like_a_secret_is_hidden(key: str) -> None:
+    shown = without_secrets(f"failed with {key} at once")
+    secret = re.sub(r"^(Authorization: Bearer |https://|postgresql://user:)|@.*$", "", key)
+    assert secret not in shown
+    assert "[SECRET]" in shown
+    assert shown.startswith("failed with ")
+
+
+def test_a_known_secret_is_hidden_in_messages_exceptions_warnings_and_the_last_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "evalvault.log"
+    code = (
+        "import sys, logging, pathlib, warnings; from evalvault_pipeline.logs import configure_logging, know_secrets\n"
+        "key = 'canary-' + '4f9a81c2'; know_secrets([key])\n"
+        "configure_logging(verbose=True, file=pathlib.Path(sys.argv[1]))\n"
+        "logging.getLogger('x').info('with %s in it', key)\n"
+        "warnings.warn('beware of ' + key)\n"
+        "try: raise ValueError(key)\n"
+        "except ValueError: logging.getLogger('x').exception('it broke')\n"
+        "raise RuntimeError('the end of ' + key)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, file], cwd=PROJECT, capture_output=True, text=True)
+    told = done.stdout + done.stderr + file.read_text(encoding="utf-8")
+    assert done.returncode == 1
+    assert CANARY not in told
+    assert all(
+        word in told for word in ("with [SECRET] in it", "beware of [SECRET]", "ValueError: [SECRET]", "the end of [SECRET]")
+    )
+
+
+def test_who_is_named_in_a_text_is_not_named_in_the_log(tmp_path: Path) -> None:
+    configure_logging(verbose=False, file=tmp_path / "evalvault.log", redact=redacted)
+    logging.getLogger("x").info("asked by 010-1234-5678로 and kim@example.invalid")
+    assert lines(tmp_path / "evalvault.log")[0].endswith("asked by [PHONE]로 and [EMAIL]")
+
+
+def test_secrets_of_the_environment_are_known_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "plainlookingvalue")
+    know_secrets([])
+    assert without_secrets("it was plainlookingvalue") == "it was [SECRET]"
+
+
+def test_a_short_value_blots_out_no_words() -> None:
+    know_secrets(["a", "the"])
+    assert without_secrets("the cat") == "the cat"
+
+
+def test_warnings_are_lines_too(tmp_path: Path) -> None:
+    configure_logging(verbose=False, file=tmp_path / "evalvault.log")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("watch out", stacklevel=1)
+    assert "watch out" in (tmp_path / "evalvault.log").read_text(encoding="utf-8")
