@@ -9,7 +9,7 @@ PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev setup-phoenix phoenix demo test check format dev bench simulate-gate docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test check format dev bench simulate-gate simulate-alerts docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -49,6 +49,9 @@ bench: setup-dev ## measure speed and memory, print the tables of docs/benchmark
 
 simulate-gate: setup-dev ## measure how often the gate is wrong, print the tables of docs/verdicts.md
 	$(BIN)/python -m benchmarks.simulate_gate
+
+simulate-alerts: setup-dev ## replay a year of weekly runs, print the tables of docs/alerts.md
+	$(BIN)/python -m benchmarks.simulate_alerts
 
 docs: setup-dev ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
