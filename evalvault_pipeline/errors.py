@@ -18,7 +18,8 @@
     └── ServiceUnavailable          exit code 3: something that we need does not answer
         ├── ScoreStoreUnavailable
         ├── JudgeUnavailable        what was scored until then is kept
-        └── PhoenixUnavailable      what was to be uploaded is kept
+        ├── PhoenixUnavailable      what was to be uploaded is kept
+        └── ChannelUnavailable      what was to be told is kept, and tried again
 
 What is wrong with one case is data (`cases.model.RowProblem`), not an exception, until a caller refuses the file.
 """
@@ -155,6 +156,10 @@ class ScoreStoreUnavailable(ServiceUnavailable):
 
 class PhoenixUnavailable(ServiceUnavailable):
     """Phoenix does not answer. The run is kept, and can be uploaded later."""
+
+
+class ChannelUnavailable(ServiceUnavailable):
+    """An alert could not be delivered: Slack, the mail server or the webhook does not take it."""
 
 
 class JudgeUnavailable(ServiceUnavailable):

@@ -113,6 +113,8 @@ def _without_traces(url: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_with_scheme)]
+Secret = Annotated[SecretStr, AfterValidator(_key)]
+Hours = Annotated[float, Field(gt=0.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
 BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>USD|tok|ktok|Mtok)", re.IGNORECASE)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -178,7 +180,7 @@ class Settings(BaseSettings):
     executor: Literal["in_process", "multiprocess"] = Field(
         "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
     )
-    openai_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+    openai_api_key: Secret | None = Field(
         None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or of a compatible server."
     )
     openai_base_url: Url | None = Field(
@@ -253,8 +255,93 @@ class Settings(BaseSettings):
     phoenix_project: str = Field(
         "evalvault", validation_alias="PHOENIX_PROJECT_NAME", description="Phoenix's project for the traces of judge calls."
     )
-    phoenix_api_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+    phoenix_api_token: Secret | None = Field(
         None, validation_alias="PHOENIX_API_TOKEN", description="Key of a Phoenix server with authentication."
+    )
+
+    alert_pass_rate: Share = Field(
+        0.8,
+        validation_alias="EVALVAULT_ALERT_PASS_RATE",
+        description="Pass rate below which a dataset alerts; the catalog's `alert_pass_rate` comes first.",
+    )
+    alert_repeat_hours: Hours = Field(
+        336.0, validation_alias="EVALVAULT_ALERT_REPEAT_HOURS", description="Hours after which an open incident is told again."
+    )
+    alert_no_data_hours: Hours = Field(
+        192.0,
+        validation_alias="EVALVAULT_ALERT_NO_DATA_HOURS",
+        description="Hours without a new report after which a dataset alerts; more than the time between two runs.",
+    )
+    alert_language: Literal["auto", "en", "ko"] = Field(
+        "auto", validation_alias="EVALVAULT_ALERT_LANGUAGE", description="Language of alerts; auto: that of the dataset."
+    )
+    slack_webhook_url: Secret | None = Field(
+        None, validation_alias="SLACK_WEBHOOK_URL", description="Slack's incoming webhook for alerts; it has no threads."
+    )
+    slack_bot_token: Secret | None = Field(
+        None, validation_alias="SLACK_BOT_TOKEN", description="Slack bot token (`chat:write`): a thread for each incident."
+    )
+    slack_channel: str | None = Field(
+        None, validation_alias="SLACK_CHANNEL", description="Channel id that the bot writes to, such as C0123456789."
+    )
+    slack_api_url: Url | None = Field(
+        None, validation_alias="SLACK_API_URL", description="Slack's Web API behind a proxy of your own."
+    )
+    smtp_url: Secret | None = Field(
+        None,
+        validation_alias="SMTP_URL",
+        description="Mail server for alerts, `smtp://user:password@host:587` (STARTTLS) or `smtps://host`.",
+    )
+    alert_email_from: str | None = Field(
+        None, validation_alias="EVALVAULT_ALERT_EMAIL_FROM", description="Sender of alert mails."
+    )
+    alert_email_to: str | None = Field(
+        None, validation_alias="EVALVAULT_ALERT_EMAIL_TO", description="Receivers of alert mails, separated by commas."
+    )
+    alert_webhook_url: Secret | None = Field(
+        None, validation_alias="EVALVAULT_ALERT_WEBHOOK_URL", description="An address that every alert is posted to as JSON."
+    )
+    dagster_url: Url | None = Field(
+        None, validation_alias="EVALVAULT_DAGSTER_URL", description="Dagster's web address, for links in alerts."
+    )
+    reports_url: Url | None = Field(
+        None,
+        validation_alias="EVALVAULT_REPORTS_URL",
+        description="Where the results folder is served, for links to report.html; without it alerts name the file.",
+    )
+    backups_dir: Path | None = Field(
+        None, validation_alias="EVALVAULT_BACKUPS_DIR", description="Folder of backups; its newest file is watched."
+    )
+    backup_max_hours: Hours = Field(
+        26.0, validation_alias="EVALVAULT_BACKUP_MAX_HOURS", description="Age of the newest backup after which it is overdue."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", validation_alias="EVALVAULT_METRICS_HOST", description="Address that `evalvault serve-metrics` binds."
+    )
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        9464, validation_alias="EVALVAULT_METRICS_PORT", description="Port of `evalvault serve-metrics`."
+    )
+    api_key: Secret | None = Field(
+        None,
+        validation_alias="EVALVAULT_API_KEY",
+        description="Key that scrapers send as `X-API-Key`; without it only this machine is served.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", validation_alias="EVALVAULT_LOG_FORMAT", description="Log lines as text, or as one JSON object a line."
+    )
+    log_file: Path | None = Field(
+        None, validation_alias="EVALVAULT_LOG_FILE", description="Log file, such as evalvault.log; none: standard error only."
+    )
+    log_max_mb: Annotated[float, Field(gt=0.0)] = Field(
+        20.0, validation_alias="EVALVAULT_LOG_MAX_MB", description="Size at which the log file is rotated, in MB."
+    )
+    log_keep_days: Annotated[int, Field(ge=1)] = Field(
+        30, validation_alias="EVALVAULT_LOG_KEEP_DAYS", description="The log is rotated each day; older files are deleted."
+    )
+    retention_days: Annotated[int, Field(ge=1)] = Field(
+        365,
+        validation_alias="EVALVAULT_RETENTION_DAYS",
+        description="Age at which `retention_job` deletes runs of Dagster with their events and compute logs.",
     )
 
     @property
@@ -269,6 +356,17 @@ class Settings(BaseSettings):
         else:
             model, embedding = self.judge_model or profile.model, self.embedding_model or profile.embedding_model
         return replace(profile, model=model, embedding_model=embedding)
+
+    @property
+    def logs(self) -> Path:
+        return self.log_file or self.results_dir / "logs" / "evalvault.log"
+
+    @property
+    def secrets(self) -> list[str]:
+        """The values that must not be shown anywhere."""
+        held = [value for name in type(self).model_fields if isinstance(value := getattr(self, name), SecretStr)]
+        password = urlsplit(self.store_url or "").password
+        return [*(secret.get_secret_value() for secret in held), *([password] if password else [])]
 
     @property
     def score_store_url(self) -> str:

@@ -18,7 +18,7 @@ from evalvault_pipeline.cases.model import Snapshot
 from evalvault_pipeline.errors import InvalidCatalog, UnknownDataset, UnknownSnapshot
 
 NAME = re.compile(r"[a-z0-9_]+")
-RESERVED = frozenset({"all_datasets"})  # all_datasets_evaluation_job is taken
+RESERVED = frozenset({"all_datasets", "backups"})  # all_datasets_evaluation_job is taken; alerts name backups so
 OWNER = re.compile(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+")
 SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
@@ -52,6 +52,7 @@ class DatasetSpec(BaseModel):
         {}, description="`score1_description` to `score5_description`: what the metric `rubric` rates by."
     )
     min_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_MIN_PASS_RATE for this dataset.")
+    alert_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_ALERT_PASS_RATE for this dataset.")
     phoenix_dataset: str = Field("", description="Name of the dataset in Phoenix; default: its name here.")
 
     @field_validator("files")
@@ -182,7 +183,7 @@ def load_catalog(path: Path) -> Catalog:
 def _spec(path: Path, text: str, name: str, table: object) -> DatasetSpec:
     start = _line_of_table(text, name)
     if name in RESERVED:
-        raise InvalidCatalog(f"{path}:{start}: `{name}` is the name of a job. Choose another.")
+        raise InvalidCatalog(f"{path}:{start}: `{name}` is a name of our own. Choose another.")
     if not NAME.fullmatch(name):
         raise InvalidCatalog(
             f"{path}:{start}: `{name}` cannot name a dataset; a name is made of a-z, 0-9 and `_`. "

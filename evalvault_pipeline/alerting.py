@@ -1,0 +1,212 @@
+"""From a notice to a message in a channel, in one call: behind the alert job in `defs/alerts.py` and `evalvault alert test`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from evalvault_pipeline.cases.redaction import redacted
+from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting, PipelineError, UnknownRun
+from evalvault_pipeline.publishing.alert_book import AlertBook
+from evalvault_pipeline.publishing.alerts import CASE_TEXT, Language, Message, RunFacts, compose, compose_digest, sample
+from evalvault_pipeline.publishing.baselines import Baselines
+from evalvault_pipeline.publishing.email import send_mail
+from evalvault_pipeline.publishing.run_history import RunHistory
+from evalvault_pipeline.publishing.slack import post_by_bot, post_by_webhook
+from evalvault_pipeline.publishing.webhook import post_json
+from evalvault_pipeline.reporting.comparison import Comparison, compare_runs
+from evalvault_pipeline.reporting.incidents import Notice
+from evalvault_pipeline.reporting.recorded import RecordedRun
+from evalvault_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CASES_SHOWN = 3
+METRICS_SHOWN = 5
+
+
+def channels_of(settings: Settings) -> list[str]:
+    """The channels that are set up. Raises InvalidSetting for one that lacks a part."""
+    found = []
+    if settings.slack_bot_token:
+        if not settings.slack_channel:
+            raise InvalidSetting("SLACK_BOT_TOKEN is set, but SLACK_CHANNEL is not. Name the channel's id.")
+        found.append("slack-bot")
+    elif settings.slack_webhook_url:
+        found.append("slack-webhook")
+    if settings.smtp_url:
+        if not settings.alert_email_to:
+            raise InvalidSetting("SMTP_URL is set, but EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told.")
+        found.append("email")
+    if settings.alert_webhook_url:
+        found.append("webhook")
+    return found
+
+
+def deliver(notice: str, channel: str, settings: Settings) -> str:
+    """Send a notice to a channel, once; what became of it, in words.
+
+    It is noted as delivered after the channel took it: a process killed in between sends it once more. Raises
+    ChannelUnavailable where it is to be tried again.
+    """
+    with AlertBook(settings.score_store_url) as book:
+        delivery = book.claim(notice, channel, time.time())
+        if delivery is None:
+            if any(one.notice.id == notice and one.channel == channel for one in book.pending(time.time())):
+                raise ChannelUnavailable("Another process has this message in hand; it is looked at again.")
+            return f"{notice} is delivered to {channel} already"
+        try:
+            reference = send(message_of(delivery.notice, settings), channel, settings, thread=delivery.thread)
+        except PipelineError as error:
+            book.failed(delivery, str(error))
+            raise
+        book.delivered(delivery, time.time(), reference)
+    return f"{notice} delivered to {channel}"
+
+
+def send(message: Message, channel: str, settings: Settings, *, thread: str | None = None) -> str | None:
+    """Send to one channel; the message's id where the channel has threads. Raises ChannelUnavailable, InvalidSetting."""
+    if channel not in channels_of(settings):
+        raise InvalidSetting(f"The channel {channel} is not set up any more. Set it up again, or let its messages expire.")
+    if channel == "slack-bot":
+        assert settings.slack_bot_token is not None, "the channel is set up"
+        assert settings.slack_channel is not None, "the channel is set up"
+        return post_by_bot(settings.slack_bot_token, settings.slack_channel, message, thread=thread, api=settings.slack_api_url)
+    if channel == "slack-webhook":
+        assert settings.slack_webhook_url is not None, "the channel is set up"
+        post_by_webhook(settings.slack_webhook_url, message)
+    elif channel == "email":
+        assert settings.smtp_url is not None, "the channel is set up"
+        to = [address.strip() for address in (settings.alert_email_to or "").split(",") if address.strip()]
+        send_mail(settings.smtp_url, message, sender=settings.alert_email_from or to[0], to=to)
+    else:
+        assert settings.alert_webhook_url is not None, "the channel is set up"
+        post_json(settings.alert_webhook_url, message)
+    return None
+
+
+def sample_message(settings: Settings) -> Message:
+    return sample("ko" if settings.alert_language == "ko" else "en")
+
+
+def message_of(notice: Notice, settings: Settings) -> Message:
+    """The notice with what its run's cases say; what cannot be read is left out."""
+    run = _run(notice, settings)
+    language: Language = "en"
+    if settings.alert_language == "ko" or (
+        settings.alert_language == "auto" and run is not None and run.header.get("language") == "ko"
+    ):
+        language = "ko"
+    try:
+        details = _details(run, settings) if run is not None else RunFacts()
+    except PipelineError as error:
+        log.warning("an alert goes out without its cases: %s", error)
+        details = RunFacts()
+    links = {**_links(notice, run, settings), **details.links}
+    return compose(notice, language=language, details=RunFacts(**{**vars(details), "links": links}))
+
+
+def _run(notice: Notice, settings: Settings) -> RecordedRun | None:
+    if len(notice.datasets) != 1:
+        return None
+    dataset = notice.datasets[0]
+    facts = notice.facts.get(dataset, {})
+    if not facts.get("run_id"):
+        return None
+    try:
+        with RunHistory(settings.score_store_url) as history:
+            return history.find(str(facts["run_id"]), dataset=dataset, snapshot=str(facts["snapshot"]))
+    except UnknownRun:
+        return None
+
+
+def _details(run: RecordedRun, settings: Settings) -> RunFacts:
+    """Against the promoted baseline; where none is promoted, against the run before."""
+    dataset = str(run.header["dataset_name"])
+    other = Baselines(settings.baselines_dir).find(dataset)
+    with RunHistory(settings.score_store_url) as history:
+        if other is None:
+            try:
+                other = history.latest(dataset, before=str(run.header["finished_at"]), but=run.run_id)
+            except UnknownRun:
+                other = None
+    comparison = compare_runs(other, run) if other is not None and other.run_id != run.run_id else None
+    newly = list(comparison.newly_failing) if comparison else []
+    failed = [name for name, state in zip(run.case_ids, run.decided, strict=True) if state == 0.0]
+    return RunFacts(
+        fell=_fell(comparison) if comparison else [],
+        against=f"{other.header['snapshot']} ({other.run_id[:8]})" if other else "",
+        newly_failing=bool(newly),
+        cases=_cases(run, newly or failed),
+        links={"experiment": run.phoenix_links["experiment"]} if "experiment" in run.phoenix_links else {},
+    )
+
+
+def _fell(comparison: Comparison) -> list[tuple[str, float, float]]:
+    fell = [
+        (one.name, one.baseline, one.candidate)
+        for one in comparison.metrics
+        if one.baseline is not None
+        and one.candidate is not None
+        and (one.candidate > one.baseline if one.lower_is_better else one.candidate < one.baseline)
+    ]
+    return sorted(fell, key=lambda one: -abs(one[1] - one[2]))[:METRICS_SHOWN]
+
+
+def _cases(run: RecordedRun, names: Sequence[str]) -> list[tuple[str, str]]:
+    places = {name: index for index, name in enumerate(run.case_ids)}
+    return [(redacted(name)[:60], _told(run, places[name])) for name in names[:CASES_SHOWN]]
+
+
+def _told(run: RecordedRun, index: int) -> str:
+    entry = run.entry(index)
+    text = redacted(f"{' '.join(str(entry.get('question', '')).split())} → {' '.join(str(entry.get('answer', '')).split())}")
+    return text if len(text) <= CASE_TEXT else f"{text[: CASE_TEXT - 1]}…"
+
+
+def _links(notice: Notice, run: RecordedRun | None, settings: Settings) -> dict[str, str]:
+    links: dict[str, str] = {}
+    facts = notice.facts.get(notice.datasets[0], {}) if len(notice.datasets) == 1 else {}
+    run_id = facts.get("failed_run") or facts.get("run_id")
+    if run_id and settings.dagster_url:
+        links["run"] = f"{settings.dagster_url}/runs/{run_id}"
+    if run is not None:
+        page = Path(notice.datasets[0]) / str(facts["snapshot"]) / "report.html"
+        if settings.reports_url:
+            links["report"] = f"{settings.reports_url}/{page.as_posix()}"
+        elif (settings.results_dir / page).exists():
+            links["report"] = str(settings.results_dir / page)
+    return links
+
+
+def send_digest(settings: Settings, hours: float = 24.0) -> str:
+    """Pass rates, tokens and cost of the last hours to every channel; what was sent, in words.
+
+    Raises ChannelUnavailable after every other channel had its turn.
+    """
+    channels = channels_of(settings)
+    if not channels:
+        return "No alert channel is set up (docs/alerts.md)"
+    message = digest(settings, hours)
+    failed = []
+    for channel in channels:
+        try:
+            send(message, channel, settings)
+        except ChannelUnavailable as error:
+            failed.append(str(error))
+    if failed:
+        raise ChannelUnavailable(" ".join(failed))
+    return f"sent to {', '.join(channels)}"
+
+
+def digest(settings: Settings, hours: float) -> Message:
+    since = datetime.now(UTC) - timedelta(hours=hours)
+    with RunHistory(settings.score_store_url) as history:
+        headers = list(history.headers(since=since.isoformat()))
+    with AlertBook(settings.score_store_url) as book:
+        board = book.board()
+    language: Language = "ko" if settings.alert_language == "ko" else "en"
+    return compose_digest(headers, board, language=language, timezone=settings.timezone, day=f"{since:%Y-%m-%d}")
