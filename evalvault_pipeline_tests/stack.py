@@ -107,6 +107,15 @@ class DagsterDev:
         results: list[dict[str, Any]] = found["runsOrError"]["results"]
         return results
 
+    @property
+    def process_id(self) -> int:
+        """Of its first process, whose group all the others are in."""
+        return self._process.pid
+
+    def forget(self) -> None:
+        """Wait for what was killed."""
+        self._process.wait()
+
     def stop(self) -> None:
         self._process.terminate()
         try:

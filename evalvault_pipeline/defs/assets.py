@@ -6,7 +6,7 @@ What is computed stands in the rooms `cases`, `scoring` and `reporting`; the sam
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from evalvault_pipeline.defs.drift_asset import drift_asset
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.defs.phoenix_assets import phoenix_assets
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import verdict_assets
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
@@ -81,6 +82,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         metadata={"dagster/column_schema": CASE_COLUMNS, "files": str(spec.folder / spec.files)},
         **common,
     )
+    @scrubbed
     def cases(context: dg.AssetExecutionContext) -> BatchStream:
         keys = list(context.partition_keys)
         if not keys:
@@ -119,6 +121,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         pool="judge" if settings.profile.provider else None,
         **common,
     )
+    @scrubbed
     def scores(
         context: dg.AssetExecutionContext,
         cases: StoredBatches,
@@ -151,9 +154,11 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         io_manager_key="report_io",
         dagster_type=dg.Any,
         kinds={"json"},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=settings.alert_no_data_hours)),
         check_specs=report_check_specs(dg.AssetKey([spec.name, "report"])),
         **common,
     )
+    @scrubbed
     def report(context: dg.AssetExecutionContext, score_store: dg.ResourceParam[str]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
         existing = context.instance.get_dynamic_partitions(partitions.name or "")
         wanted = snapshots_in(context.run.tags, existing) or folder.unreported() or folder.snapshots()[-1:]
@@ -191,6 +196,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         "judge_calls": report.spent.calls,
         "tokens": report.spent.tokens,
         "tokens_saved": report.saved.tokens,
+        "seconds": round((report.info.finished_at - report.info.started_at).total_seconds(), 3),
     }
     if report.spent.tokens and report.spent.dollars is not None:
         figures["cost_usd"] = round(report.spent.dollars, 6)
@@ -205,6 +211,8 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         "snapshot": snapshot,
         **figures,
         **means,
+        "judge": report.info.judge,
+        "unmeasured_reasons": dg.MetadataValue.json(report.unmeasured_by_reason),
         "missing_batches": ", ".join(report.info.missing_batches) or "none",
         "dataset_digest": report.dataset_digest,
         "results": dg.MetadataValue.path(str(folder.results_file(snapshot))),

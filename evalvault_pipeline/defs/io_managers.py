@@ -13,6 +13,7 @@ import dagster as dg
 
 from evalvault_pipeline.cases.model import Batch
 from evalvault_pipeline.defs.partitions import in_order
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.publishing.tables import (
     ResultsFolder,
     read_batch,
@@ -65,6 +66,7 @@ class _FolderIOManager(dg.ConfigurableIOManager):
 class CasesIOManager(_FolderIOManager):
     """`cases/<batch>.parquet`; tables of batches that the snapshot no longer has are removed."""
 
+    @scrubbed
     def handle_output(self, context: dg.OutputContext, obj: BatchStream) -> None:
         folder = self.folder(context)
         written = {}
@@ -81,10 +83,11 @@ class CasesIOManager(_FolderIOManager):
 class ScoresIOManager(_FolderIOManager):
     """`scores/<batch>.parquet`."""
 
+    @scrubbed
     def handle_output(self, context: dg.OutputContext, obj: ScoreStream) -> None:
         folder = self.folder(context)
         for scored in obj.batches:
-            write_scores(folder.scores_file(scored.key), scored)
+            write_scores(folder.scores_file(scored.key), scored, run_id=context.run_id)
 
     def load_input(self, context: dg.InputContext) -> None:
         raise dg.DagsterInvariantViolationError("Read scores with publishing.tables.SnapshotResults, beside their cases.")
@@ -93,6 +96,7 @@ class ScoresIOManager(_FolderIOManager):
 class ReportIOManager(_FolderIOManager):
     """`results.json` and `report.md`."""
 
+    @scrubbed
     def handle_output(self, context: dg.OutputContext, obj: RunReport) -> None:
         write_report(self.folder(context), obj)
 

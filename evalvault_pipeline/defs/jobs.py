@@ -8,6 +8,7 @@ import dagster as dg
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.defs.launch import evaluate_snapshot
 from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.run_history import RunHistory
@@ -34,6 +35,7 @@ def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefiniti
     """
 
     @dg.op
+    @scrubbed
     def evaluate_newest_snapshots(context: dg.OpExecutionContext) -> None:
         failed = []
         for spec in catalog.datasets.values():
@@ -63,6 +65,7 @@ def register_job(catalog: Catalog) -> dg.JobDefinition:
     """`register_snapshots_job`: make the partitions what the files say, on an instance where no sensor runs (CI)."""
 
     @dg.op
+    @scrubbed
     def register_every_snapshot(context: dg.OpExecutionContext) -> None:
         failed = []
         for spec in catalog.datasets.values():
@@ -100,6 +103,7 @@ def promote_job(settings: Settings) -> dg.JobDefinition:
             "force": dg.Field(bool, is_required=False, default_value=False, description="Also a run that is not whole."),
         }
     )
+    @scrubbed
     def promote_baseline(context: dg.OpExecutionContext, score_store: dg.ResourceParam[str]) -> None:
         asked = context.op_config
         try:

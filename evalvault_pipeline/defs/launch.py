@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnav
 from evalvault_pipeline.scoring.store import is_running
 
 PROCESS_TAG = "evalvault/process"
+BACKFILL_TAG = "evalvault/backfill"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -36,7 +38,14 @@ class Outcome:
     line: str
 
 
-def evaluate_snapshot(instance: dg.DagsterInstance, spec: DatasetSpec, snapshot: str, *, job: dg.JobDefinition) -> Outcome:
+def evaluate_snapshot(
+    instance: dg.DagsterInstance,
+    spec: DatasetSpec,
+    snapshot: str,
+    *,
+    job: dg.JobDefinition,
+    tags: Mapping[str, str] | None = None,
+) -> Outcome:
     """Register the batches of a snapshot and run the dataset's job over them; `partitions_per_run` makes it several runs."""
     name = f"{spec.name} {snapshot}"
     try:
@@ -45,9 +54,12 @@ def evaluate_snapshot(instance: dg.DagsterInstance, spec: DatasetSpec, snapshot:
         return Outcome(dataset=spec.name, snapshot=snapshot, run_id="", exit_code=error.exit_code, line=f"{name}: {error}")
     bury_dead_runs(instance, job.name)
     outcome: Outcome | None = None
-    for tags in registration.runs:
+    for range_tags in registration.runs:
         result = job.execute_in_process(
-            instance=instance, tags={**tags, PROCESS_TAG: _process()}, raise_on_error=False, run_config=QUIET
+            instance=instance,
+            tags={**(tags or {}), **range_tags, PROCESS_TAG: _process()},
+            raise_on_error=False,
+            run_config=QUIET,
         )
         words, exit_code = _said(instance, result.run_id, spec)
         outcome = Outcome(
@@ -62,6 +74,26 @@ def evaluate_snapshot(instance: dg.DagsterInstance, spec: DatasetSpec, snapshot:
             break
     assert outcome is not None, "a snapshot has at least one batch"
     return outcome
+
+
+def why_failed(instance: dg.DagsterInstance, run_id: str) -> tuple[str | None, bool]:
+    """(what ended a run, whether it was the judge); None where only its verdict was a fail: that is no failure of the run."""
+    words: list[str] = []
+    judge_down = checked = False
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = record.dagster_event
+        assert event is not None, "it was asked for by its type"
+        error = event.step_failure_data.error
+        if error is not None and error.cls_name == "DagsterAssetCheckFailedError":
+            checked = True
+            continue
+        words += _why_failed(event.step_key or "", event.step_failure_data)[0]
+        while error is not None:
+            judge_down = judge_down or error.cls_name == "JudgeUnavailable"
+            error = error.cause
+    if words:
+        return "; ".join(words), judge_down
+    return (None if checked else "the run ended without a word: its process died, or it was ended"), False
 
 
 def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from evalvault_pipeline.cases.catalog import DatasetSpec
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import reported_in_this_run, reported_snapshots
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import record_run, recorded_report
@@ -42,6 +43,7 @@ def phoenix_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         description="The cases of a snapshot as a dataset in Phoenix, by their ids; an unchanged one makes no new version.",
         **common,
     )
+    @scrubbed
     def phoenix_dataset(context: dg.AssetExecutionContext, phoenix: dg.ResourceParam[PhoenixAccess | None]) -> Iterator[Any]:
         yield from _uploaded(context, spec, folder, phoenix, upload_cases)
 
@@ -51,6 +53,7 @@ def phoenix_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         description="The answers and scores of a run as an experiment in Phoenix, beside that of the promoted baseline.",
         **common,
     )
+    @scrubbed
     def phoenix_experiment(
         context: dg.AssetExecutionContext,
         phoenix: dg.ResourceParam[PhoenixAccess | None],

@@ -4,6 +4,7 @@ What is compared and decided stands in the room `reporting`; the same functions 
 """
 
 import base64
+import hashlib
 from typing import Any
 
 import dagster as dg
@@ -11,6 +12,7 @@ import dagster as dg
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.checks import check_verdicts, verdict_check_specs
 from evalvault_pipeline.defs.partitions import batch_partitions, snapshots_in
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing import charts
 from evalvault_pipeline.publishing.baselines import Baselines
@@ -27,7 +29,9 @@ from evalvault_pipeline.publishing.verdict_markdown import (
     verdict_markdown,
 )
 from evalvault_pipeline.reporting.comparison import Comparison
-from evalvault_pipeline.reporting.gate import GateRules, Outcome, Verdict
+from evalvault_pipeline.reporting.gate import GateRules, Outcome, Rule, Verdict
+from evalvault_pipeline.reporting.recorded import RecordedRun
+from evalvault_pipeline.reporting.statistics import exact_worsening
 from evalvault_pipeline.settings import Settings
 from evalvault_pipeline.verdicts import trend_of, verdict_on
 
@@ -52,6 +56,7 @@ def verdict_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         kinds={"markdown"},
         **common,
     )
+    @scrubbed
     def comparison(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
         verdicts = _verdicts(context, spec, settings, rules)
         metadata = [_compared(verdict, folder) for verdict in verdicts]
@@ -67,6 +72,7 @@ def verdict_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         check_specs=verdict_check_specs(dg.AssetKey([spec.name, "verdict"])),
         **common,
     )
+    @scrubbed
     def verdict(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster refuses a parameter here
         verdicts = _verdicts(context, spec, settings, rules)
         metadata = [_decided(one, folder, settings) for one in verdicts]
@@ -161,15 +167,28 @@ def _decided(verdict: Verdict, folder: ResultsFolder, settings: Settings) -> dic
     snapshot = str(run.header["snapshot"])
     files = {"verdict": folder.file(snapshot, "verdict.json"), "report": folder.file(snapshot, "report.html")}
     write_verdict(files["verdict"], verdict)
+    told = verdict.finding(Rule.NOT_WORSE)
+    worse = verdict.comparison.pass_rate if verdict.comparison else None
     language = "ko" if run.header.get("language") == "ko" else "en"
     write_html(files["report"], verdict, trend=trend_of(run, settings), language=language)
     return {
         "snapshot": snapshot,
         "outcome": verdict.outcome.value,
         "pass_rate": run.passed / len(run.case_ids),
+        **({"not_worse": told.outcome.value, "not_worse_because": told.sentence} if told else {}),
+        **({"worse_p_value": exact_worsening(worse.newly_failing, worse.newly_passing)} if worse else {}),
+        "evidence": evidence_of(run),
         "why": dg.MetadataValue.md(verdict_markdown(verdict, limit=30_000)),
         **{name: dg.MetadataValue.path(str(file)) for name, file in files.items()},
     }
+
+
+def evidence_of(run: RecordedRun) -> str:
+    """What was measured, in one word: the same for a run whose scores all came from the store."""
+    content = hashlib.sha256("".join(run.case_digests).encode())
+    for name in sorted(run.values):
+        content.update(run.values[name].tobytes())
+    return content.hexdigest()[:16]
 
 
 def _tell(context: dg.AssetExecutionContext, verdict: Verdict) -> None:

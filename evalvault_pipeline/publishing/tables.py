@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,9 @@ class SnapshotResults:
     thresholds) and whose scores belong to their cases; `missing` names the others.
     """
 
-    def __init__(self, folder: ResultsFolder, snapshot: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: ResultsFolder, snapshot: str, *, run_id: str = "") -> None:
+        """With `run_id`, the scores of batches that another run scored count as reused: this run did not pay for them."""
+        self._folder, self._run_id = folder, run_id
         cases = _about_files(folder.cases_file(f"{snapshot}/x").parent)
         scores = _about_files(folder.scores_file(f"{snapshot}/x").parent)
         if not cases or not scores:
@@ -117,7 +118,9 @@ class SnapshotResults:
 
     def __iter__(self) -> Iterator[CaseResult]:
         for key in self.keys:
-            yield from read_scores(self._folder.scores_file(key), read_batch(self._folder.cases_file(key))).results
+            by, scored = _scores_and_run(self._folder.scores_file(key), read_batch(self._folder.cases_file(key)))
+            mine = not (self._run_id and by) or by == self._run_id
+            yield from scored.results if mine else map(_reused, scored.results)
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -208,7 +211,8 @@ def read_batch(path: Path) -> Batch:
 _AS_JSON = ("evidence", "noted")
 
 
-def write_scores(path: Path, scored: BatchScores) -> None:
+def write_scores(path: Path, scored: BatchScores, *, run_id: str = "") -> None:
+    """`run_id` is the run that scored the batch."""
     import pyarrow as pa
 
     schema = pa.schema(
@@ -245,7 +249,7 @@ def write_scores(path: Path, scored: BatchScores) -> None:
     ]
     cases = _digest_of(result.case for result in scored.results)
     plan = {score.metric: [score.threshold, score.metric_version] for score in scored.scores}
-    about = {"snapshot": asdict(scored.snapshot), "index": scored.index, "cases": cases, "plan": plan}
+    about = {"snapshot": asdict(scored.snapshot), "index": scored.index, "cases": cases, "plan": plan, "run_id": run_id}
     by = {
         "profile": scored.profile,
         "judge": scored.judge,
@@ -257,6 +261,11 @@ def write_scores(path: Path, scored: BatchScores) -> None:
 
 def read_scores(path: Path, batch: Batch) -> BatchScores:
     """The scores of `batch`, in the order of its cases."""
+    return _scores_and_run(path, batch)[1]
+
+
+def _scores_and_run(path: Path, batch: Batch) -> tuple[str, BatchScores]:
+    """(the run that scored `batch`, its scores); "" where an earlier version wrote the file."""
     by_case: dict[str, list[MetricScore]] = {}
     about, rows = _read(path)
     for row in rows:
@@ -265,7 +274,13 @@ def read_scores(path: Path, batch: Batch) -> BatchScores:
             row[name] = json.loads(row.get(name) or "{}")
         by_case.setdefault(row["case_id"], []).append(MetricScore(**row))
     results = tuple(_case_result(case, by_case.get(case.case_id, ())) for case in batch.cases)
-    return BatchScores(snapshot=batch.snapshot, index=batch.index, results=results, **about["scored_by"])
+    scored = BatchScores(snapshot=batch.snapshot, index=batch.index, results=results, **about["scored_by"])
+    return about.get("run_id", ""), scored
+
+
+def _reused(result: CaseResult) -> CaseResult:
+    scores, repeats = (tuple(replace(score, reused=True) for score in some) for some in (result.scores, result.repeats))
+    return replace(result, scores=scores, repeats=repeats)
 
 
 def _case_result(case: EvalCase, scores: Iterable[MetricScore]) -> CaseResult:
