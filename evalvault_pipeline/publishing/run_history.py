@@ -79,11 +79,16 @@ class RunHistory:
         with self._database.writing() as connection:
             connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=values), row)
 
-    def find(self, run_id: str, *, dataset: str | None = None) -> RecordedRun:
-        """The run with this id, or the only one whose id begins so. Raises UnknownRun."""
+    def find(self, run_id: str, *, dataset: str | None = None, snapshot: str | None = None) -> RecordedRun:
+        """The run with this id, or the only one whose id begins so; `snapshot` chooses of several that it reported on.
+
+        Raises UnknownRun.
+        """
         query = sa.select(runs).where(runs.c.run_id.startswith(run_id, autoescape=True)).order_by(runs.c.finished_at.desc())
         if dataset is not None:
             query = query.where(runs.c.dataset == dataset)
+        if snapshot is not None:
+            query = query.where(runs.c.snapshot == snapshot)
         found = self._rows(query.limit(10))
         ids = {row.run_id for row in found}
         of = f" of {dataset}" if dataset else ""
@@ -111,6 +116,13 @@ class RunHistory:
         query = sa.select(runs.c.header).where(runs.c.dataset == dataset, runs.c.finished_at <= until)
         rows = self._rows(query.order_by(runs.c.finished_at.desc()).limit(limit))
         return [_point(orjson.loads(row.header)) for row in reversed(rows)]
+
+    def headers(self, *, since: str = "", dataset: str | None = None) -> Iterator[dict[str, Any]]:
+        """results.json without its cases of every run that ended at or after `since` (ISO time), the oldest first."""
+        query = sa.select(runs.c.header).where(runs.c.finished_at >= since).order_by(runs.c.finished_at)
+        if dataset is not None:
+            query = query.where(runs.c.dataset == dataset)
+        yield from (orjson.loads(row.header) for row in self._rows(query))
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         with self._database.reading() as connection:
