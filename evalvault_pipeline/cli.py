@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalvault_pipeline import __version__, cli_verdicts
+from evalvault_pipeline import __version__, cli_verdicts, cli_watching
 from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
+from evalvault_pipeline.logs import log_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +41,7 @@ app = typer.Typer(
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 cli_verdicts.register(app)
+cli_watching.register(app)
 
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Tracker = Literal["phoenix", "none"]
@@ -91,18 +93,17 @@ def run(
 ) -> None:
     """Score a dataset file: with the judge of the profile, or without one with deterministic metrics."""
     from evalvault_pipeline.evaluate import estimate_file, evaluate_file, record_run
-    from evalvault_pipeline.logs import configure_logging
     from evalvault_pipeline.publishing.markdown import report_markdown
     from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
     from evalvault_pipeline.publishing.terminal import print_estimate, print_report
 
-    configure_logging(verbose=verbose)
     outputs = [path for path in (output, report) if path]
     if len({path.resolve() for path in (file, *outputs)}) <= len(outputs):
         raise typer.BadParameter("the dataset, --output and --report must be different files")
     for path in outputs:
         make_writable(path)
     settings = _settings(profile)
+    _log(settings, verbose=verbose)
     console = new_console()
     _say_profile(settings, console)
     if tracker == "none" and (phoenix_dataset or phoenix_experiment):
@@ -122,6 +123,7 @@ def run(
     run_id = run_id or uuid.uuid4().hex
     tracer = _tracer(settings, run_id, spec.name if spec else file.stem) if tracked else None
     with (
+        log_context(run=run_id, dataset=spec.name if spec else file.stem),
         tracer or nullcontext(),
         ProgressBar(verbose) as tell,
         evaluate_file(
@@ -228,6 +230,7 @@ def backfill(
     start: Annotated[str | None, typer.Option("--from", help="First snapshot; default: the oldest.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Last snapshot; default: the newest.")] = None,
     cases: Cases = 10,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log lines.")] = False,
     profile: Profile = None,
 ) -> None:
     """Score a dataset's snapshots through Dagster, one report each; the UI shows them.
@@ -238,12 +241,13 @@ def backfill(
 
     from evalvault_pipeline.defs.build import build_definitions
     from evalvault_pipeline.defs.jobs import evaluation_job_name
-    from evalvault_pipeline.defs.launch import dagster_instance, evaluate_snapshot
+    from evalvault_pipeline.defs.launch import BACKFILL_TAG, dagster_instance, evaluate_snapshot
     from evalvault_pipeline.evaluate import summarize_snapshot
     from evalvault_pipeline.publishing.tables import ResultsFolder
     from evalvault_pipeline.publishing.terminal import print_report
 
     settings = _settings(profile)
+    _log(settings, verbose=verbose)
     console = new_console()
     _say_profile(settings, console)
     catalog = _catalog(settings)
@@ -262,7 +266,7 @@ def backfill(
     job = build_definitions(settings, catalog).resolve_job_def(evaluation_job_name(dataset))
     with dagster_instance() as instance:
         for snapshot in chosen:
-            outcome = evaluate_snapshot(instance, spec, snapshot, job=job)
+            outcome = evaluate_snapshot(instance, spec, snapshot, job=job, tags={BACKFILL_TAG: "true"})
             console.print(outcome.line, soft_wrap=True)
             if outcome.exit_code:
                 failed.append(snapshot)
@@ -308,6 +312,26 @@ def _settings(profile: str | None) -> Settings:
 
     overrides: dict[str, Any] = {"EVALVAULT_PROFILE": profile} if profile else {}
     return load_settings(**overrides)
+
+
+def _log(settings: Settings, *, verbose: bool) -> None:
+    """Log as the settings say, without secrets and without what a person is known by."""
+    from evalvault_pipeline.cases.redaction import redacted
+    from evalvault_pipeline.errors import UnwritableFile
+    from evalvault_pipeline.logs import configure_logging, know_secrets
+
+    know_secrets(settings.secrets)
+    try:
+        configure_logging(
+            verbose=verbose,
+            file=settings.logs,
+            max_mb=settings.log_max_mb,
+            keep_days=settings.log_keep_days,
+            form=settings.log_format,
+            redact=redacted,
+        )
+    except OSError as error:
+        raise UnwritableFile(f"{settings.logs} cannot be written: {error.strerror or error}. Set EVALVAULT_LOG_FILE.") from None
 
 
 def _tracer(settings: Settings, run_id: str, dataset: str) -> JudgeTracer | None:

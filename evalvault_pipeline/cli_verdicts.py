@@ -175,11 +175,13 @@ def baseline_set(
 
     settings = load_settings()
     if Path(run_id).suffix == ".json":
-        promoted = Baselines(settings.baselines_dir).promote(read_run(Path(run_id)), by=by or _user(), note=note, force=force)
+        promoted = Baselines(settings.baselines_dir).promote(
+            read_run(Path(run_id)), by=by or user_name(), note=note, force=force
+        )
     else:
         with RunHistory(settings.score_store_url) as history:
             run = history.find(run_id)
-            promoted = Baselines(settings.baselines_dir).promote(run, by=by or _user(), note=note, force=force)
+            promoted = Baselines(settings.baselines_dir).promote(run, by=by or user_name(), note=note, force=force)
     instead = f", instead of run {promoted.replaces}" if promoted.replaces else ""
     new_console().print(
         f"baseline: run {promoted.run_id} ({promoted.snapshot}, {promoted.pass_rate:.1%} passed), promoted by "
@@ -274,7 +276,7 @@ def _write_comparison(output: Path, verdict: Verdict, settings: Settings) -> Non
         file.write("\n")
 
 
-def _user() -> str:
+def user_name() -> str:
     import getpass
     import os
 

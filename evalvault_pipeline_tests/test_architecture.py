@@ -25,8 +25,10 @@ FLOORS = [
     "verdicts",
     "tracking",
     "drifting",
+    "alerting",
     "defs",
     "cli_verdicts",
+    "cli_watching",
     "cli",
 ]
 SAME_FLOOR = [{"settings", "secrets", "logs", "console"}]
@@ -42,6 +44,8 @@ VENDORS = {
     "uvloop": {"scoring/judging.py"},
     "genai_prices": {"scoring/usage.py"},
     "slack_sdk": {"publishing/slack.py"},
+    "prometheus_client": {"publishing/prometheus.py"},
+    "concurrent_log_handler": {"logs.py"},
     "kiwipiepy": {"scoring/korean.py"},
     "pyarrow": {"cases/loading.py", "publishing/tables.py"},
     "openpyxl": {"cases/loading.py"},

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evalvault_pipeline.publishing.alert_book import Delivery
 from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, percent, why
 from evalvault_pipeline.publishing.results_file import CaseEntry
 from evalvault_pipeline.publishing.verdict_markdown import reach_lines
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
 from evalvault_pipeline.reporting.comparison import Comparison
 from evalvault_pipeline.reporting.gate import Outcome, Verdict
+from evalvault_pipeline.reporting.incidents import Board, Incident, State
+from evalvault_pipeline.reporting.overview import DatasetOverview
 from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.reporting.spending import Spent
 from evalvault_pipeline.reporting.statistics import CONFIDENCE
 from evalvault_pipeline.scoring.doctor import Finding
 from evalvault_pipeline.scoring.estimate import Estimate
@@ -202,3 +207,97 @@ def print_catalog(states: Iterable[SnapshotState], console: Console, *, title: s
 def _text(text: str, style: str = "") -> Text:
     """Text that is shown as it stands: it comes from datasets, and must be neither rich's markup nor a terminal's command."""
     return Text(text.translate(_CONTROL), style=style)
+
+
+def print_status(lines: Sequence[DatasetOverview], waiting: Sequence[Delivery], console: Console, *, now: datetime) -> None:
+    """Print the screen of the person on call."""
+    table = Table(title="EvalVault", title_justify="left")
+    for column in ("dataset", "last run", "pass rate", "trend", "coverage", "alert", "next"):
+        table.add_column(column, justify="right" if column in ("pass rate", "coverage") else "left", overflow="fold")
+    for line in lines:
+        span = f"\n{percent(line.interval[0])} – {percent(line.interval[1])}" if line.interval else ""
+        table.add_row(
+            _text(line.dataset),
+            _text(f"{line.snapshot}\n{_ago(line.finished_at, now)}" if line.finished_at else "never"),
+            "–" if line.pass_rate is None else f"{percent(line.pass_rate)}{span}",
+            line.trend,
+            "–" if line.coverage is None else percent(line.coverage),
+            _alert_state(line),
+            _text(line.next_step),
+        )
+    console.print(table)
+    for line in lines:
+        for incident in line.incidents:
+            who = f", acknowledged by {incident.acknowledged_by}" if incident.acknowledged_by else ""
+            console.print(_text(f"open: {incident.id}, {', '.join(incident.causes)}{who}", "red"), soft_wrap=True)
+    for delivery in waiting:
+        why = f": {delivery.error}" if delivery.error else ""
+        console.print(_text(f"undelivered: {delivery.id}{why}", "yellow"), soft_wrap=True)
+
+
+def _alert_state(line: DatasetOverview) -> Text:
+    styles = {
+        State.OK: "green",
+        State.WARNING: "yellow",
+        State.FIRING: "bold red",
+        State.NO_DATA: "red",
+        State.INCONCLUSIVE: "yellow",
+    }
+    if line.state is None:
+        return Text("–")
+    told = line.state.value.replace("_", " ") + (f" ({', '.join(line.causes)})" if line.causes else "")
+    return Text(f"{told}, muted" if line.muted else told, styles[line.state])
+
+
+def _ago(finished_at: str, now: datetime) -> str:
+    hours = (now - datetime.fromisoformat(finished_at)).total_seconds() / 3600
+    if hours < 1:
+        return "under an hour ago"
+    return f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+
+
+def print_usage(lines: Sequence[Spent], console: Console, *, by: str, since: datetime) -> None:
+    """Print a line for each group, and the total."""
+    table = Table(title=f"since {since:%Y-%m-%d %H:%M %Z}", title_justify="left")
+    head = ["run", "dataset", "snapshot"] if by == "run" else [by]
+    columns = ("runs", "calls", "tokens", "cost", "scores", "from store", "tokens saved", "hours")
+    for column in (*head, *columns):
+        table.add_column(column, justify="left" if column in head else "right", overflow="fold")
+    *groups, total = lines
+    for one in groups:
+        table.add_row(*map(_text, one.key), *_spent(one))
+    table.add_section()
+    table.add_row("total", *[""] * (len(head) - 1), *_spent(total))
+    console.print(table)
+
+
+def _spent(one: Spent) -> list[str]:
+    cost = "no known price" if one.dollars is None else f"{one.dollars:.4f} USD"
+    counts = [one.scores, one.scores_from_store, one.saved_tokens]
+    return [
+        str(one.runs),
+        f"{one.calls:,}",
+        f"{one.tokens:,}",
+        cost,
+        *(f"{count:,}" for count in counts),
+        f"{one.seconds / 3600:.2f}",
+    ]
+
+
+def print_incidents(incidents: Sequence[Incident], board: Board, console: Console) -> None:
+    """Print a line for each incident."""
+    if not incidents:
+        console.print("no incident is open")
+    for one in incidents:
+        opened = datetime.fromtimestamp(one.opened_at, UTC)
+        state = "closed" if one.closed_at else f"acknowledged by {one.acknowledged_by}" if one.acknowledged_by else "open"
+        told = "" if one.told_at is not None else ", not told yet"
+        console.print(
+            _text(
+                f"{one.id}: {', '.join(one.causes)} in {', '.join(one.hit)}, {state} since {opened:%Y-%m-%d %H:%M} UTC{told}"
+            ),
+            soft_wrap=True,
+        )
+    for name, until in board.mutes.items():
+        ends = datetime.fromtimestamp(until, UTC)
+        console.print(f"muted: {'all' if name == '*' else name} until {ends:%Y-%m-%d %H:%M} UTC", soft_wrap=True)

@@ -1,0 +1,205 @@
+"""The commands that watch production: `status`, `usage`, `alert`, `serve-metrics`. Thin, as cli.py is."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from evalvault_pipeline.console import new_console
+
+if TYPE_CHECKING:
+    from evalvault_pipeline.publishing.alert_book import AlertBook
+    from evalvault_pipeline.reporting.incidents import Board, Notice
+    from evalvault_pipeline.settings import Settings
+
+SPAN = re.compile(r"(?P<count>\d{1,5})(?P<unit>[mhdw])")
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+RUNS_READ = timedelta(days=400)  # of which `status` shows the newest
+
+alert_app = typer.Typer(help="Incidents: list, mute and acknowledge them, and try the channels.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(status)
+    app.command()(usage)
+    app.command("serve-metrics")(serve_metrics)
+    app.add_typer(alert_app, name="alert")
+
+
+def status() -> None:
+    """One screen for the person on call: each dataset's last run, trend, alert state, and what to do next."""
+    from evalvault_pipeline.cases.catalog import load_catalog
+    from evalvault_pipeline.publishing.alert_book import AlertBook
+    from evalvault_pipeline.publishing.run_history import RunHistory
+    from evalvault_pipeline.publishing.terminal import print_status
+    from evalvault_pipeline.reporting.overview import overview
+
+    settings = _settings()
+    catalog = load_catalog(settings.catalog)
+    since = (datetime.now(UTC) - RUNS_READ).isoformat()
+    with RunHistory(settings.score_store_url) as history:
+        runs = {name: list(history.headers(since=since, dataset=name)) for name in catalog.datasets}
+    with AlertBook(settings.score_store_url) as book:
+        board, waiting = book.board(), book.pending(datetime.now(UTC).timestamp())
+    print_status(overview(catalog.datasets, runs, board), waiting, new_console(), now=datetime.now(UTC))
+
+
+def usage(
+    since: Annotated[str, typer.Option("--since", help="How far back: 90m, 24h, 7d, 4w, or a date such as 2026-11-01.")] = "7d",
+    by: Annotated[Literal["run", "day", "dataset", "judge"], typer.Option("--by", help="A line for each.")] = "day",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
+) -> None:
+    """Say what the judges were asked and what it cost: calls, tokens, dollars, scores from the store."""
+    from evalvault_pipeline.publishing.run_history import RunHistory
+    from evalvault_pipeline.publishing.terminal import print_usage
+    from evalvault_pipeline.reporting.spending import spent_by
+
+    settings = _settings()
+    start = _since(since, settings)
+    with RunHistory(settings.score_store_url) as history:
+        headers = history.headers(since=start.astimezone(UTC).isoformat(), dataset=dataset)
+        print_usage(spent_by(headers, by, timezone=settings.timezone), new_console(), by=by, since=start)
+
+
+def serve_metrics(
+    host: Annotated[str | None, typer.Option("--host", help="Over EVALVAULT_METRICS_HOST.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Over EVALVAULT_METRICS_PORT.")] = None,
+) -> None:
+    """Serve /metrics for Prometheus from the score store, until it is ended."""
+    from evalvault_pipeline.publishing.prometheus import serve
+
+    settings = _settings()
+    address, number = host or settings.metrics_host, port or settings.metrics_port
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    server = serve(settings.score_store_url, host=address, port=number, api_key=key)
+    new_console().print(f"metrics: http://{address}:{number}/metrics", soft_wrap=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+
+
+@alert_app.command("test")
+def alert_test() -> None:
+    """Send a sample message to every channel that is set up. Exit code 3 where one does not take it."""
+    from evalvault_pipeline.alerting import channels_of, sample_message, send
+    from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting
+
+    settings = _settings()
+    channels = channels_of(settings)
+    console = new_console()
+    if not channels:
+        raise InvalidSetting(
+            "No alert channel is set up. Set SLACK_WEBHOOK_URL, SLACK_BOT_TOKEN, SMTP_URL or EVALVAULT_ALERT_WEBHOOK_URL."
+        )
+    failed = False
+    for channel in channels:
+        try:
+            send(sample_message(settings), channel, settings)
+        except ChannelUnavailable as error:
+            failed = True
+            console.print(f"{channel}: {error}", soft_wrap=True)
+        else:
+            console.print(f"{channel}: sent", soft_wrap=True)
+    if failed:
+        raise typer.Exit(ChannelUnavailable.exit_code)
+
+
+@alert_app.command("list")
+def alert_list(
+    closed: Annotated[bool, typer.Option("--closed", help="Also those that are over.")] = False,
+) -> None:
+    """List the open incidents."""
+    from evalvault_pipeline.publishing.alert_book import AlertBook
+    from evalvault_pipeline.publishing.terminal import print_incidents
+
+    with AlertBook(_settings().score_store_url) as book:
+        board = book.board()
+    incidents = [one for one in board.incidents.values() if closed or one.closed_at is None]
+    print_incidents(incidents, board, new_console())
+
+
+@alert_app.command("ack")
+def alert_ack(
+    incident: Annotated[str, typer.Argument(help="Its id, from the message or `evalvault alert list`.")],
+    by: Annotated[str | None, typer.Option("--by", help="Who works on it; default: the user's name.")] = None,
+) -> None:
+    """Say that somebody works on an incident: no reminder comes until it recovers."""
+    from evalvault_pipeline.cli_verdicts import user_name
+    from evalvault_pipeline.errors import UnknownRun
+    from evalvault_pipeline.publishing.alert_book import AlertBook
+
+    who = by or user_name()
+    with AlertBook(_settings().score_store_url) as book:
+        if not _acknowledged(book, incident, who):
+            known = ", ".join(one.id for one in book.board().open_incidents) or "none is"
+            raise UnknownRun(f"No incident `{incident}` is open. Open: {known}.")
+    new_console().print(f"{incident}: acknowledged by {who}", soft_wrap=True)
+
+
+@alert_app.command("mute")
+def alert_mute(
+    dataset: Annotated[str, typer.Argument(help="A dataset of the catalog, `backups`, or `all`.")],
+    duration: Annotated[str, typer.Option("--for", help="How long: 90m, 24h, 7d, 4w; 0m ends a mute.")] = "24h",
+) -> None:
+    """Say nothing of a dataset for a while; what is still wrong then is told then."""
+    from evalvault_pipeline.cases.catalog import load_catalog
+    from evalvault_pipeline.publishing.alert_book import AlertBook
+    from evalvault_pipeline.reporting.incidents import BACKUPS
+
+    settings = _settings()
+    name = "*" if dataset == "all" else dataset
+    if name not in ("*", BACKUPS):
+        load_catalog(settings.catalog).dataset(name)
+    now = datetime.now(UTC)
+    until = now + _span(duration)
+    with AlertBook(settings.score_store_url) as book:
+        _muted(book, name, until.timestamp())
+    said = f"muted until {until:%Y-%m-%d %H:%M} UTC" if until > now else "not muted any more"
+    new_console().print(f"{dataset}: {said}", soft_wrap=True)
+
+
+def _acknowledged(book: AlertBook, incident: str, who: str) -> bool:
+    found = False
+
+    def change(board: Board) -> list[Notice]:
+        nonlocal found
+        found = board.acknowledge(incident, who) is not None
+        return []
+
+    book.change(change)
+    return found
+
+
+def _muted(book: AlertBook, name: str, until: float) -> None:
+    def change(board: Board) -> list[Notice]:
+        board.mute(name, until)
+        return []
+
+    book.change(change)
+
+
+def _since(text: str, settings: Settings) -> datetime:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(settings.timezone))
+    except ValueError:
+        return datetime.now(ZoneInfo(settings.timezone)) - _span(text)
+
+
+def _span(text: str) -> timedelta:
+    found = SPAN.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"`{text}` is no span of time; write 90m, 24h, 7d or 4w")
+    return timedelta(**{UNITS[found["unit"]]: int(found["count"])})
+
+
+def _settings() -> Settings:
+    from evalvault_pipeline.settings import load_settings
+
+    return load_settings()
