@@ -11,6 +11,7 @@ import pytest
 from evalvault_pipeline import errors
 from evalvault_pipeline.cases.model import RowProblem
 from evalvault_pipeline.errors import (
+    ChannelUnavailable,
     JudgeMisconfigured,
     JudgeUnavailable,
     MalformedCases,
@@ -36,6 +37,7 @@ def test_every_error_is_a_pipeline_error_and_only_a_dead_service_exits_with_3():
         ScoreStoreUnavailable,
         JudgeUnavailable,
         PhoenixUnavailable,
+        ChannelUnavailable,
     }
     assert {cls.exit_code for cls in raised} == {2, 3}
 

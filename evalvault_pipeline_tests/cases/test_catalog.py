@@ -79,8 +79,8 @@ def test_the_catalog_that_is_shipped_can_be_read():
 @pytest.mark.parametrize(
     ("wanted", "instead", "message"),
     [
-        ("batch_size = 25", "batchsize = 25", ":9: datasets.insurance_qa: unknown key `batchsize`. Known keys: batch_size, "),
-        ("batch_size = 25", 'name = "x"', ":9: datasets.insurance_qa: unknown key `name`. Known keys: batch_size, "),
+        ("batch_size = 25", "batchsize = 25", ":9: datasets.insurance_qa: unknown key `batchsize`. Known keys: alert_pass_rate, "),
+        ("batch_size = 25", 'name = "x"', ":9: datasets.insurance_qa: unknown key `name`. Known keys: alert_pass_rate, "),
         ('language = "ko"', 'language = "kr"', ":4: datasets.insurance_qa: language: "),
         ("batch_size = 25", "batch_size = 0", ":9: datasets.insurance_qa: batch_size: "),
         ("batch_size = 25", 'batch_size = "25"', ":9: datasets.insurance_qa: batch_size: "),
