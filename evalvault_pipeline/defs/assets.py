@@ -23,7 +23,7 @@ from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, Stored
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.defs.phoenix_assets import phoenix_assets
 from evalvault_pipeline.defs.scrubbing import scrubbed
-from evalvault_pipeline.defs.verdict_assets import verdict_assets
+from evalvault_pipeline.defs.verdict_assets import place_of, verdict_assets
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
@@ -63,6 +63,7 @@ SCORE_COLUMNS = dg.TableSchema(
 )
 
 PROGRESS_LINES = 20
+DIGEST_SHOWN = 16  # characters; results.json has all
 
 
 def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefinition]:
@@ -171,10 +172,10 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             record_run(one, store_url=score_store)
         for earlier in reports[:-1]:
             write_report(folder, earlier)
-            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=report_metadata(earlier, folder)))
+            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=report_metadata(earlier, folder, settings)))
         return dg.MaterializeResult(
             value=reports[-1],
-            metadata=report_metadata(reports[-1], folder),
+            metadata=report_metadata(reports[-1], folder, settings),
             check_results=check_reports(reports, min_coverage=settings.min_coverage),
         )
 
@@ -182,7 +183,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
     return [cases, scores, report, *others]
 
 
-def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
+def report_metadata(report: RunReport, folder: ResultsFolder, settings: Settings) -> dict[str, Any]:
     """What the UI shows of a report; the numbers are plotted over the materializations."""
     snapshot = report.info.snapshot
     figures: dict[str, float | int] = {
@@ -206,7 +207,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         if metric.noise is not None:
             figures[f"flip_rate_{metric.name}"] = round(metric.noise.flip_rate, 4)
     means = {f"mean_{metric.name}": round(metric.mean, 4) for metric in report.metrics if metric.mean is not None}
-    tables = {"metrics": metrics_table(report), "worst_cases": worst_table(report.worst)}
+    tables = {"metrics": metrics_table(report, narrow=True), "worst_cases": worst_table(report.worst)}
     return {
         "snapshot": snapshot,
         **figures,
@@ -214,9 +215,9 @@ def report_metadata(report: RunReport, folder: ResultsFolder) -> dict[str, Any]:
         "judge": report.info.judge,
         "unmeasured_reasons": dg.MetadataValue.json(report.unmeasured_by_reason),
         "missing_batches": ", ".join(report.info.missing_batches) or "none",
-        "dataset_digest": report.dataset_digest,
-        "results": dg.MetadataValue.path(str(folder.results_file(snapshot))),
-        "report": dg.MetadataValue.path(str(folder.markdown_file(snapshot))),
+        "dataset_digest": report.dataset_digest[:DIGEST_SHOWN],
+        "results": place_of(folder.results_file(snapshot), settings),
+        "report": place_of(folder.markdown_file(snapshot), settings),
         **{name: dg.MetadataValue.md("\n".join(lines)) for name, lines in tables.items()},
     }
 

@@ -52,7 +52,7 @@ def check_reports(reports: Sequence[RunReport], *, min_coverage: float) -> list[
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
                 "snapshot": shown.info.snapshot,
-                "coverage": shown.coverage,
+                "coverage": round(shown.coverage, 4),
                 "minimum": min_coverage,
                 "unmeasured": "\n".join(shown.unmeasured_details) or "none",
                 "missing_batches": ", ".join(shown.info.missing_batches) or "none",
@@ -87,7 +87,7 @@ def _check(rule: Rule, verdicts: Sequence[Verdict]) -> dg.AssetCheckResult:
         metadata={
             "snapshot": str(verdict.run.header["snapshot"]),
             "outcome": finding.outcome.value,
-            **{name: float(value) for name, value in finding.figures.items() if value is not None},
+            **{name: round(float(value), 4) for name, value in finding.figures.items() if value is not None},
         },
         description="; ".join(_line(one, told) for one, told in shown),
     )

@@ -17,7 +17,7 @@ from evalvault_pipeline.defs.partitions import register_snapshot
 from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
 from evalvault_pipeline.scoring.store import is_running
 
-PROCESS_TAG = "evalvault/process"
+PROCESS_TAG = ".dagster/evalvault-process"  # Dagster's UI hides tags that begin so
 BACKFILL_TAG = "evalvault/backfill"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

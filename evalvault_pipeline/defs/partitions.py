@@ -21,6 +21,8 @@ from evalvault_pipeline.cases.model import Snapshot, batch_key
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
+SNAPSHOT_TAG = "evalvault/snapshot"  # for people who read the list of runs
+LONGEST_TAG = 63
 
 
 def batch_partitions(dataset: str) -> dg.DynamicPartitionsDefinition:
@@ -52,7 +54,8 @@ class Registration:
         """Tags of the runs that score the snapshot: one, or as many as the catalog's `partitions_per_run` makes."""
         keys = self.snapshot.batch_keys
         size = self.partitions_per_run or len(keys)
-        return [range_tags(keys[start : start + size]) for start in range(0, len(keys), size)]
+        named = {SNAPSHOT_TAG: self.snapshot.name[:LONGEST_TAG]}
+        return [{**named, **range_tags(keys[start : start + size])} for start in range(0, len(keys), size)]
 
 
 def plan_registration(spec: DatasetSpec, snapshot: str, *, existing: Sequence[str]) -> Registration:

@@ -5,6 +5,8 @@ What is compared and decided stands in the room `reporting`; the same functions 
 
 import base64
 import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -30,7 +32,7 @@ from evalvault_pipeline.publishing.verdict_markdown import (
 )
 from evalvault_pipeline.reporting.comparison import Comparison
 from evalvault_pipeline.reporting.gate import GateRules, Outcome, Rule, Verdict
-from evalvault_pipeline.reporting.recorded import RecordedRun
+from evalvault_pipeline.reporting.recorded import RecordedRun, known
 from evalvault_pipeline.reporting.statistics import exact_worsening
 from evalvault_pipeline.settings import Settings
 from evalvault_pipeline.verdicts import trend_of, verdict_on
@@ -139,12 +141,12 @@ def _compared(verdict: Verdict, folder: ResultsFolder) -> dict[str, Any]:
     return {
         "snapshot": snapshot,
         "baseline": f"{comparison.baseline.header['snapshot']}, run {comparison.baseline.run_id}",
-        **{name: float(value) for name, value in figures.items() if value is not None},
+        **{name: round(float(value), 4) for name, value in figures.items() if value is not None},
         "pairs": rate.pairs,
         "newly_failing": len(comparison.newly_failing),
         "newly_passing": len(comparison.newly_passing),
         "unpaired": len(comparison.only_in_baseline) + len(comparison.only_in_candidate) + len(comparison.changed_inputs),
-        "differences": dg.MetadataValue.md("\n".join(difference_table(comparison))),
+        "differences": dg.MetadataValue.md("\n".join(difference_table(comparison, narrow=True))),
         "changes": dg.MetadataValue.md(comparison_markdown(comparison, limit=30_000)),
         "scores": dg.MetadataValue.md(_plots(comparison)),
         "comparison": dg.MetadataValue.path(str(file)),
@@ -153,12 +155,31 @@ def _compared(verdict: Verdict, folder: ResultsFolder) -> dict[str, Any]:
 
 def _plots(comparison: Comparison) -> str:
     """Each metric in the baseline (across) and the candidate (up), as pictures that Markdown can hold."""
-    pictures = [
-        (one.name, charts.scatter_png(*one.scores, threshold=comparison.candidate.threshold(one.name), title=one.name))
-        for one in comparison.metrics
-        if one.pairs
-    ]
-    return "\n".join(f"![{name}](data:image/png;base64,{base64.b64encode(data).decode()})" for name, data in pictures)
+    return _pictures(
+        {
+            one.name: charts.scatter_png(*one.scores, threshold=comparison.candidate.threshold(one.name), title=one.name)
+            for one in comparison.metrics
+            if one.pairs
+        }
+    )
+
+
+def _distributions(run: RecordedRun) -> str:
+    """How many cases have which score, a picture for each metric of which anything was measured."""
+    return _pictures(
+        {
+            name: charts.histogram_png(
+                values, threshold=run.threshold(name), lower_is_better=run.lower_is_better(name), title=name
+            )
+            for name, values in run.values.items()
+            if known(values).any()
+        }
+    )
+
+
+def _pictures(pictures: Mapping[str, bytes]) -> str:
+    """Pictures that Markdown can hold."""
+    return "\n".join(f"![{name}](data:image/png;base64,{base64.b64encode(data).decode()})" for name, data in pictures.items())
 
 
 def _decided(verdict: Verdict, folder: ResultsFolder, settings: Settings) -> dict[str, Any]:
@@ -174,13 +195,21 @@ def _decided(verdict: Verdict, folder: ResultsFolder, settings: Settings) -> dic
     return {
         "snapshot": snapshot,
         "outcome": verdict.outcome.value,
-        "pass_rate": run.passed / len(run.case_ids),
+        "pass_rate": round(run.passed / len(run.case_ids), 4),
         **({"not_worse": told.outcome.value, "not_worse_because": told.sentence} if told else {}),
-        **({"worse_p_value": exact_worsening(worse.newly_failing, worse.newly_passing)} if worse else {}),
+        **({"worse_p_value": round(exact_worsening(worse.newly_failing, worse.newly_passing), 6)} if worse else {}),
         "evidence": evidence_of(run),
         "why": dg.MetadataValue.md(verdict_markdown(verdict, limit=30_000)),
-        **{name: dg.MetadataValue.path(str(file)) for name, file in files.items()},
+        "distributions": dg.MetadataValue.md(_distributions(run)),
+        **{name: place_of(file, settings) for name, file in files.items()},
     }
+
+
+def place_of(file: Path, settings: Settings) -> dg.MetadataValue[Any]:
+    """The address of a file of the results folder, where that is served (EVALVAULT_REPORTS_URL); else its path."""
+    if settings.reports_url is None:
+        return dg.MetadataValue.path(str(file))
+    return dg.MetadataValue.url(f"{settings.reports_url}/{file.relative_to(settings.results_dir).as_posix()}")
 
 
 def evidence_of(run: RecordedRun) -> str:

@@ -1,4 +1,4 @@
-"""Figures of the HTML report, as SVG to stand inside the page.
+"""Figures of the HTML report, as SVG to stand inside the page; small PNG pictures for Markdown in the Dagster UI.
 
 The page's own variables colour them, so they follow its light and dark; their text is set in the page's font, which has Hangul.
 Equal input gives equal text. Whatever comes from a dataset is put in escaped, after matplotlib is done.
@@ -41,26 +41,41 @@ def histogram(
     values: Floats, *, threshold: float, lower_is_better: bool, name: str, title: str, labels: Mapping[str, str]
 ) -> str:
     """How many cases have which score, failed ones apart, the threshold as a line; empty without a measured value."""
-    import numpy as np
-    from matplotlib.ticker import MaxNLocator
-
     measured = values[known(values)]
     if not measured.size:
         return ""
     figure, axes = _figure(3.6, 1.9, left=0.14, bottom=0.2, top=0.86)
+    _bars(axes, measured, threshold, lower_is_better, (PASSED, FAILED, INK))
+    return _drawn(figure, name, title, _named(axes, labels["score"], labels["cases"]))
+
+
+def histogram_png(values: Floats, *, threshold: float, lower_is_better: bool, title: str) -> bytes:
+    """How many cases have which score as a small PNG picture, failed ones in red; of a measured value at least."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2, 2.2), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel="score", ylabel="cases")
+    _bars(axes, values[known(values)], threshold, lower_is_better, ("tab:green", "tab:red", "grey"))
+    return _png(figure)
+
+
+def _bars(axes: Axes, measured: Floats, threshold: float, lower_is_better: bool, colours: tuple[str, str, str]) -> None:
+    """Stacked bars of the passed and the failed, and the threshold; `colours` of the three."""
+    import numpy as np
+    from matplotlib.ticker import MaxNLocator
+
     edges = np.linspace(0.0, 1.0, BINS + 1)
     state = metric_states(measured, threshold, lower_is_better)
     passed, _ = np.histogram(measured[state == 1.0], bins=edges)
     failed, _ = np.histogram(measured[state == 0.0], bins=edges)
-    for counts, below, colour in ((passed, np.zeros_like(passed), PASSED), (failed, passed, FAILED)):
+    for counts, below, colour in ((passed, np.zeros_like(passed), colours[0]), (failed, passed, colours[1])):
         some = counts > 0
         axes.bar(edges[:-1][some], counts[some], 0.9 / BINS, bottom=below[some], align="edge", color=colour)
-    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2)
+    axes.axvline(threshold, color=colours[2], linestyle="--", linewidth=1.2)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(0, max(1.0, 1.1 * float((passed + failed).max())))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    return _drawn(figure, name, title, _named(axes, labels["score"], labels["cases"]))
 
 
 def scatter(
@@ -102,9 +117,6 @@ def scatter(
 
 def scatter_png(before: Floats, after: Floats, *, threshold: float, title: str) -> bytes:
     """Each pair's score in the baseline (across) and the candidate (up) as a small PNG picture."""
-    from io import BytesIO
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2, 3.2), layout="constrained")
@@ -114,18 +126,12 @@ def scatter_png(before: Floats, after: Floats, *, threshold: float, title: str) 
     axes.plot([0, 1], [0, 1], linewidth=0.8, color="grey")
     axes.axhline(threshold, linewidth=0.8, linestyle="--", color="grey")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="baseline", ylabel="candidate", title=title)
-    picture = BytesIO()
-    FigureCanvasAgg(figure)  # it makes itself the figure's canvas
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    return _png(figure)
 
 
 def map_png(points: Sequence[tuple[float, float]], assigned: Sequence[int], names: Sequence[str], reference: int) -> bytes:
     """A map of cases as a PNG picture: the first `reference` points as rings, the others filled, a colour for each cluster."""
-    from io import BytesIO
-
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -143,7 +149,13 @@ def map_png(points: Sequence[tuple[float, float]], assigned: Sequence[int], name
                 axes.scatter(across, up, s=26, facecolors=[colour] if filled else "none", edgecolors=[colour], label=label)
     axes.set(xticks=[], yticks=[], title="questions: rings are the reference, dots this snapshot")
     axes.legend(fontsize=7, loc="best")
-    picture = BytesIO()
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    picture = io.BytesIO()
     FigureCanvasAgg(figure)  # it makes itself the figure's canvas
     figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
     return picture.getvalue()

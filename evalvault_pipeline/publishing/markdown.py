@@ -54,16 +54,16 @@ def headline(report: RunReport) -> str:
     return text
 
 
-def metrics_table(report: RunReport) -> list[str]:
-    rows = ["| metric | mean | 95 % interval | median | threshold | passed | measured |", "|---|---|---|---|---|---|---|"]
+def metrics_table(report: RunReport, *, narrow: bool = False) -> list[str]:
+    """Each metric in a row; `narrow` for the Dagster UI, without interval and median."""
+    head = ["metric", "mean", "95 % interval", "median", "threshold", "passed", "measured"]
+    rows = [head, ["---"] * len(head)]
     for metric in report.metrics:
         span = f"{metric.mean_interval[0]:.3f} to {metric.mean_interval[1]:.3f}" if metric.mean_interval else "–"
-        rows.append(
-            f"| {metric.name} | {number(metric.mean)} | {span} | {number(metric.median)} "
-            f"| {'≤' if metric.lower_is_better else '≥'} {metric.threshold:g} "
-            f"| {metric.passed} | {metric.measured} of {report.case_count} |"
-        )
-    return rows
+        threshold = f"{'≤' if metric.lower_is_better else '≥'} {metric.threshold:g}"
+        measured = f"{metric.measured} of {report.case_count}"
+        rows.append([metric.name, number(metric.mean), span, number(metric.median), threshold, str(metric.passed), measured])
+    return [f"| {' | '.join([*row[:2], *row[4:]] if narrow else row)} |" for row in rows]
 
 
 def worst_table(worst: Iterable[CaseResult]) -> list[str]:

@@ -84,8 +84,8 @@ def comparison_lines(comparison: Comparison, *, shown: int = NAMES_SHOWN) -> lis
     return lines
 
 
-def difference_table(comparison: Comparison) -> list[str]:
-    """Pass rate and metrics before and after."""
+def difference_table(comparison: Comparison, *, narrow: bool = False) -> list[str]:
+    """Pass rate and metrics before and after; `narrow` for the Dagster UI, without interval and tests."""
     head = [
         "figure",
         "baseline",
@@ -96,21 +96,24 @@ def difference_table(comparison: Comparison) -> list[str]:
         "p (t-test)",
         "p (McNemar)",
     ]
-    rows = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|---|---|"]
     rate = comparison.pass_rate
-    rows.append(_row(rate, "**pass rate**", lambda value: "–" if value is None else percent(value), 100.0, ""))
+    rows = [
+        head,
+        ["---"] * len(head),
+        _row(rate, "**pass rate**", lambda value: "–" if value is None else percent(value), 100.0, ""),
+    ]
     for one in comparison.metrics:
         name = f"{one.name} (lower is better)" if one.lower_is_better else one.name
         rows.append(_row(one, name, number, 1.0, f"{one.adjusted:.3g}"))
-    return rows
+    return [f"| {' | '.join([*row[:4], row[5]] if narrow else row)} |" for row in rows]
 
 
-def _row(one: Difference, name: str, shown: Any, scale: float, t_test: str) -> str:
+def _row(one: Difference, name: str, shown: Any, scale: float, t_test: str) -> list[str]:
     digits = ".1f" if scale > 1 else ".3f"
     change = "–" if one.difference is None else f"{scale * one.difference:+{digits}}"
     span = "–" if one.interval is None else f"{scale * one.interval[0]:+{digits}} to {scale * one.interval[1]:+{digits}}"
-    values = (shown(one.baseline), shown(one.candidate), change, span, f"{one.newly_failing} / {one.newly_passing}")
-    return f"| {name} | {' | '.join(values)} | {t_test or '–'} | {one.flips_adjusted:.3g} |"
+    flips = f"{one.newly_failing} / {one.newly_passing}"
+    return [name, shown(one.baseline), shown(one.candidate), change, span, flips, t_test or "–", f"{one.flips_adjusted:.3g}"]
 
 
 def reach_lines(comparison: Comparison) -> list[str]:

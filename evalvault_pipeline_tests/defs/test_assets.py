@@ -63,6 +63,26 @@ def test_the_report_shows_its_figures_and_its_worst_cases_in_the_ui(project: Pro
     assert metadata["mean_exact_match"].value == 0.9
     assert "| c1 |" in metadata["worst_cases"].value
     assert metadata["results"].value == str(project.results.results_file("2026w47"))
+    assert "| exact_match | 0.900 | ≥ 1 | 9 | 10 of 10 |" in metadata["metrics"].value, "narrow enough for the page"
+    assert metadata["dataset_digest"].value == project.report("2026w47")["dataset_digest"][:16]
+
+
+def test_where_the_results_folder_is_served_the_ui_links_to_it(project: Project) -> None:
+    project.settings = project.settings.model_copy(update={"reports_url": "http://127.0.0.1:8080/results"})
+    project.write("2026w47", cases_of(4))
+    project.run(range_tags(project.register("2026w47")))
+    shown = project.instance.get_latest_materialization_event(REPORT).asset_materialization.metadata
+    assert shown["report"] == dg.MetadataValue.url("http://127.0.0.1:8080/results/demo/2026w47/report.md")
+    shown = project.instance.get_latest_materialization_event(dg.AssetKey(["demo", "verdict"])).asset_materialization.metadata
+    assert shown["report"] == dg.MetadataValue.url("http://127.0.0.1:8080/results/demo/2026w47/report.html")
+
+
+def test_a_run_is_tagged_with_its_snapshot_for_the_list_of_runs(project: Project) -> None:
+    name = "2026w47-" + "x" * 80
+    project.write(name, cases_of(2))
+    evaluate_snapshot(project.instance, project.spec, name, job=project.definitions.resolve_job_def("demo_evaluation_job"))
+    (run,) = project.instance.get_runs()
+    assert run.tags["evalvault/snapshot"] == name[:63], "Dagster refuses a longer value"
 
 
 def test_a_batch_of_the_ui_shows_how_its_cases_did(project: Project) -> None:

@@ -51,6 +51,7 @@ def test_without_a_baseline_nothing_is_compared_and_the_verdict_stands_on_the_mi
     shown = metadata(project, VERDICT)
     assert (shown["outcome"], shown["snapshot"], shown["pass_rate"]) == ("pass", "2026w47", 1.0)
     assert json.loads(file_of(project, "verdict.json"))["outcome"] == "pass"
+    assert shown["distributions"].count("](data:image/png;base64,") == 2, "one picture a metric"
     assert file_of(project, "report.html").lower().startswith("<!doctype html>")
 
 
@@ -63,7 +64,7 @@ def test_a_snapshot_worse_than_the_promoted_run_ends_the_run_and_shows_table_and
     shown = metadata(project, COMPARISON)
     assert (shown["pairs"], shown["newly_failing"], shown["newly_passing"]) == (60, 8, 0)
     assert shown["baseline"] == f"2026w46, run {first.run_id}"
-    assert "| **pass rate** | 100.0 % | 86.7 % |" in shown["differences"]
+    assert "| **pass rate** | 100.0 % | 86.7 % | -13.3 | 8 / 0 |" in shown["differences"], "narrow enough for the page"
     assert "](data:image/png;base64," in shown["scores"]
     assert "### Newly failing: 8" in file_of(project, "comparison.md")
     assert json.loads(file_of(project, "verdict.json"))["exit_code"] == 1, "written before the check ends the run"
