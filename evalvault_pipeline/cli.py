@@ -322,14 +322,7 @@ def _log(settings: Settings, *, verbose: bool) -> None:
 
     know_secrets(settings.secrets)
     try:
-        configure_logging(
-            verbose=verbose,
-            file=settings.logs,
-            max_mb=settings.log_max_mb,
-            keep_days=settings.log_keep_days,
-            form=settings.log_format,
-            redact=redacted,
-        )
+        configure_logging(verbose=verbose, redact=redacted, **settings.log_file_options)
     except OSError as error:
         raise UnwritableFile(f"{settings.logs} cannot be written: {error.strerror or error}. Set EVALVAULT_LOG_FILE.") from None
 

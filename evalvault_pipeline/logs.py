@@ -1,7 +1,7 @@
 """Log lines: one format, on standard error and in a file that several processes share, without a secret in them.
 
 `configure_logging` is for the command line. Dagster has handlers of its own: there `redact_output` replaces secrets in every
-record, in what is printed, and so in the compute logs.
+record, in what is printed, and so in the compute logs, and `configure_logging` adds the file alone, for our lines.
 """
 
 from __future__ import annotations
@@ -59,35 +59,39 @@ def log_context(**about: str) -> Iterator[None]:
 
 def configure_logging(
     *,
-    verbose: bool,
+    verbose: bool = False,
     file: Path | None = None,
     max_mb: float = 20.0,
     keep_days: int = 30,
     form: str = "text",
     redact: Callable[[str], str] = str,
+    file_only: str | None = None,
 ) -> None:
     """Log to standard error (INFO and above with `verbose`, otherwise warnings) and, INFO and above, to `file`.
 
-    The file is rotated each day and at `max_mb`, by whichever of the processes that write to it comes first; none loses a
-    line. `redact` is applied to each line as a whole, after secrets are hidden. Raises OSError for a folder that cannot
-    be made.
+    With `file_only`, the name of a logger, its lines go to the file, and all else stays as it is. The file is rotated each
+    day and at `max_mb`, by whichever of the processes that write to it comes first; none loses a line. `redact` is applied
+    to each line as a whole, after secrets are hidden. Raises OSError for a folder that cannot be made.
     """
     formatter = _Lines(form, lambda text: redact(without_secrets(text)))
-    stream = logging.StreamHandler()
-    stream.setLevel(logging.INFO if verbose else logging.WARNING)
-    handlers: list[logging.Handler] = [stream]
+    handlers: list[logging.Handler] = []
+    if file_only is None:
+        stream = logging.StreamHandler()
+        stream.setLevel(logging.INFO if verbose else logging.WARNING)
+        handlers.append(stream)
     if file is not None:
         handlers.append(_shared_file(file, max_mb, keep_days))
-    for handler in handlers:
-        handler.setFormatter(formatter)
-    root = logging.getLogger()
-    for old in [one for one in root.handlers if getattr(one, _OURS, False)]:
-        root.removeHandler(old)
+    logger = logging.getLogger(file_only)
+    for old in [one for one in logger.handlers if getattr(one, _OURS, False)]:
+        logger.removeHandler(old)
         old.close()
     for handler in handlers:
+        handler.setFormatter(formatter)
         setattr(handler, _OURS, True)  # replaced when logging is configured again
-        root.addHandler(handler)
-    root.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    if file_only is not None:
+        return
     for noisy in ("httpx", "httpcore", "slack_sdk", "openai", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)

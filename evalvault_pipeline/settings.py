@@ -362,6 +362,11 @@ class Settings(BaseSettings):
         return self.log_file or self.results_dir / "logs" / "evalvault.log"
 
     @property
+    def log_file_options(self) -> dict[str, Any]:
+        """Of `logs.configure_logging`."""
+        return {"file": self.logs, "max_mb": self.log_max_mb, "keep_days": self.log_keep_days, "form": self.log_format}
+
+    @property
     def secrets(self) -> list[str]:
         """The values that must not be shown anywhere."""
         held = [value for name in type(self).model_fields if isinstance(value := getattr(self, name), SecretStr)]

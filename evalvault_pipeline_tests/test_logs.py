@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ import pytest
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.logs import configure_logging, know_secrets, log_context, without_secrets
 from evalvault_pipeline_tests.conftest import PROJECT
+from evalvault_pipeline_tests.stack import UserProject
 
 CANARY = "canary-4f9a81c2"
 KEYS = [
@@ -153,3 +155,25 @@ def test_warnings_are_lines_too(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         warnings.warn("watch out", stacklevel=1)
     assert "watch out" in (tmp_path / "evalvault.log").read_text(encoding="utf-8")
+
+
+def test_a_run_of_dagster_writes_to_the_same_file_with_run_dataset_and_batch(tmp_path: Path) -> None:
+    user = UserProject(tmp_path / "project")
+    user.run("evalvault", "backfill", "insurance_qa_en", "--cases", "0")
+    tags = {"dagster/partition": "2026w47/0002"}
+    job = ("dagster", "job", "execute", "-m", "evalvault_pipeline.definitions", "-j", "insurance_qa_en_evaluation_job")
+    user.run(*job, "--tags", json.dumps(tags))
+    told = [line for line in lines(user.folder / "data" / "results" / "logs" / "evalvault.log") if "batches scored" in line]
+    assert len(told) == 4
+    run = user.results("insurance_qa_en", "2026w47")["run_id"]
+    assert told[-1].endswith(
+        f"1 of 1 batches scored, the last was 2026w47/0002 [run={run} dataset=insurance_qa_en batch=2026w47/0002]"
+    )
+    with sqlite3.connect(user.folder / "data" / ".dagster" / "history" / "runs" / f"{run}.db") as events:
+        assert events.execute("SELECT count(*) FROM event_logs WHERE event LIKE '%1 of 1 batches scored%'").fetchone()[0] >= 1
+
+
+def test_a_log_file_that_cannot_be_written_ends_no_run_of_dagster(tmp_path: Path) -> None:
+    user = UserProject(tmp_path / "project", EVALVAULT_LOG_FILE="dagster.yaml/evalvault.log")
+    job = ("dagster", "job", "execute", "-m", "evalvault_pipeline.definitions", "-j", "register_snapshots_job")
+    assert "set EVALVAULT_LOG_FILE" in user.run(*job).stderr

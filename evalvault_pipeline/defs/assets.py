@@ -3,6 +3,7 @@
 What is computed stands in the rooms `cases`, `scoring` and `reporting`; the same functions run behind `evalvault run`.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import place_of, verdict_assets
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
+from evalvault_pipeline.logs import log_context
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess
 from evalvault_pipeline.publishing.tables import ResultsFolder, write_report
@@ -37,6 +39,8 @@ from evalvault_pipeline.scoring.model import BatchScores
 from evalvault_pipeline.scoring.providers import JudgeAccess
 from evalvault_pipeline.settings import Settings
 from evalvault_pipeline.tracking import judge_tracer
+
+log = logging.getLogger(__name__)  # its lines are events of the run too: dagster.yaml, python_logs
 
 CASE_COLUMNS = dg.TableSchema(
     [
@@ -130,7 +134,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         judge: dg.ResourceParam[JudgeAccess],
         phoenix: dg.ResourceParam[PhoenixAccess | None],
     ) -> ScoreStream:
-        context.log.info(f"profile {judge.profile}, judge {judge.spec.name if judge.spec else 'none'}")
+        log.info("profile %s, judge %s", judge.profile, judge.spec.name if judge.spec else "none")
         tracer = _tracer(context, phoenix, judge, spec)
 
         def scored_batches() -> Iterator[BatchScores]:
@@ -139,7 +143,8 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
                 for done, scored in enumerate(_scored(cases, spec, settings, store_url=score_store, tracer=tracer), start=1):
                     context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
                     if done % lines == 0 or done == len(cases):
-                        context.log.info(f"{done} of {len(cases)} batches scored, the last was {scored.key}")
+                        with log_context(batch=scored.key):
+                            log.info("%d of %d batches scored, the last was %s", done, len(cases), scored.key)
                     yield scored
             finally:
                 if tracer is not None:

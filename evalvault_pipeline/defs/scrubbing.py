@@ -1,4 +1,4 @@
-"""What a step fails with is kept in Dagster's database and shown in its UI: so without secrets.
+"""What a step fails with is kept in Dagster's database and shown in its UI: so without secrets. Its log lines name its run.
 
 Our own errors hold none. A library's may quote a key or an address; their text is kept with `[SECRET]` in its place.
 """
@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import dagster as dg
 
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.logs import without_secrets
+from evalvault_pipeline.logs import log_context, without_secrets
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,12 +23,13 @@ class StepFailed(Exception):
 
 
 def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
-    """The body of an asset or op, whose unexpected errors are raised again without secrets."""
+    """The body of an asset, op or IO manager: unexpected errors are without secrets, log lines with run and dataset."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return function(*args, **kwargs)
+            with log_context(**_about(*args, *kwargs.values())):
+                return function(*args, **kwargs)
         except (PipelineError, dg.Failure, dg.DagsterError):
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
@@ -37,13 +38,24 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def iterated(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
         try:
-            yield from function(*args, **kwargs)  # type: ignore[misc]  # a generator function
+            with log_context(**_about(*args, *kwargs.values())):
+                yield from function(*args, **kwargs)  # type: ignore[misc]  # a generator function
         except (PipelineError, dg.Failure, dg.DagsterError):
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None
 
     return iterated if inspect.isgeneratorfunction(function) else called  # type: ignore[return-value]
+
+
+def _about(*values: object) -> dict[str, str]:
+    """Of the context among the arguments."""
+    for value in values:
+        if isinstance(value, dg.AssetExecutionContext | dg.OutputContext):
+            return {"run": value.run_id, "dataset": value.asset_key.path[0]}
+        if isinstance(value, dg.OpExecutionContext):
+            return {"run": value.run_id}
+    return {}
 
 
 def _without(error: Exception) -> StepFailed:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -448,7 +449,8 @@ class _Run:
         self._journal = journal
         self._settle_stored(journal)
         self._loop = _new_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="judge-loop", daemon=True)
+        about = copy_context()  # of log lines: which run, which dataset
+        self._thread = threading.Thread(target=about.run, args=(self._loop.run_forever,), name="judge-loop", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open_pool(journal), self._loop).result()
 
