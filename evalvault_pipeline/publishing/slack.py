@@ -12,6 +12,7 @@ from evalvault_pipeline.publishing.alerts import Message
 from evalvault_pipeline.reporting.incidents import Kind
 
 if TYPE_CHECKING:
+    from slack_sdk import WebClient
     from slack_sdk.http_retry.handler import RetryHandler
 
 TIMEOUT_SECONDS = 10
@@ -50,7 +51,7 @@ def post_by_bot(token: SecretStr, channel: str, message: Message, *, thread: str
     text, built = _plain(message), blocks(message)
     try:
         if thread is not None and message.kind is not Kind.REMINDER:
-            client.chat_update(channel=channel, ts=thread, text=text, blocks=built)
+            thread = _brought_up_to_date(client, channel, thread, text, built)
         answered = client.chat_postMessage(
             channel=channel,
             text=text,
@@ -65,6 +66,21 @@ def post_by_bot(token: SecretStr, channel: str, message: Message, *, thread: str
         raise _unavailable(str(answer.get("error") or f"HTTP {answer.status_code}")) from None
     except Exception as error:  # noqa: BLE001  urllib's, http.client's and socket's own, all of which mean the same
         raise _unavailable(type(error).__name__) from None
+
+
+def _brought_up_to_date(client: WebClient, channel: str, thread: str, text: str, built: list[dict[str, Any]]) -> str | None:
+    """The thread; None where somebody deleted its first message, and with it the thread."""
+    from slack_sdk.errors import SlackApiError
+
+    try:
+        client.chat_update(channel=channel, ts=thread, text=text, blocks=built)
+    except SlackApiError as error:
+        why = error.response.get("error")
+        if why == "message_not_found":
+            return None
+        if why not in ("cant_update_message", "edit_window_closed"):
+            raise
+    return thread
 
 
 def blocks(message: Message) -> list[dict[str, Any]]:

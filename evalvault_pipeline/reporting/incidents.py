@@ -318,9 +318,13 @@ class Board:
         for cause in (Cause.RUN_FAILED, Cause.NO_DATA):
             self._clear(one, cause, at=seen.at)
         enough = seen.coverage >= seen.min_coverage
-        lacking = Cause.JUDGE_DOWN if seen.judge_down else Cause.BUDGET if seen.budget_spent else Cause.COVERAGE
+        holding = {Cause.BUDGET} if seen.budget_spent else set()
+        if not enough:
+            holding |= {Cause.JUDGE_DOWN} if seen.judge_down else holding or {Cause.COVERAGE}
         for cause in (Cause.JUDGE_DOWN, Cause.BUDGET, Cause.COVERAGE):
-            if enough or cause is not lacking:
+            if cause in holding:
+                self._raise(one, cause, seen.at)
+            else:
                 self._clear(one, cause, at=seen.at)
         if enough:  # a pass rate over what little was measured says nothing
             self._judge(
@@ -331,9 +335,7 @@ class Board:
                 evidence=seen.evidence,
                 at=seen.at,
             )
-        else:
-            self._raise(one, lacking, seen.at)
-        self._renew(one, (Cause.PASS_RATE, Cause.DROP, lacking))
+        self._renew(one, (Cause.PASS_RATE, Cause.DROP, *holding))
 
     def _compared(self, one: DatasetState, seen: Compared) -> None:
         bad = seen.outcome == "fail"

@@ -24,6 +24,7 @@ class Receiver:
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []  # every one, refused ones too
         self.messages: list[dict[str, Any]] = []  # those that were taken
         self.updates: list[dict[str, Any]] = []
+        self.deleted: set[str] = set()  # messages that somebody has deleted in Slack
         self.lock = threading.Lock()
         receiver = self
 
@@ -79,6 +80,9 @@ class Receiver:
 
     def _take(self, path: str, body: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
         with self.lock:
+            if path.endswith("chat.update") and body["ts"] in self.deleted:
+                refused = {"ok": False, "error": "message_not_found"}
+                return json.dumps(refused).encode(), {"Content-Type": "application/json"}
             if path.endswith("chat.update"):
                 self.updates.append(body)
                 return json.dumps({"ok": True, "ts": body["ts"]}).encode(), {"Content-Type": "application/json"}

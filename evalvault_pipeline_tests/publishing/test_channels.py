@@ -87,6 +87,16 @@ def test_a_bot_keeps_an_incident_in_one_thread() -> None:
         assert receiver.updates[-1]["blocks"][0]["text"]["text"] == "[복구됨] qa", "the first message says how it ended"
 
 
+def test_a_deleted_first_message_keeps_the_recovery_from_nobody() -> None:
+    with Receiver() as receiver:
+        api = f"{receiver.url}/api"
+        thread = post_by_bot(TOKEN, "C1", a_message(), thread=None, api=api)
+        receiver.deleted.add(thread)
+        post_by_bot(TOKEN, "C1", a_message(Kind.RECOVERED, title="[복구됨] qa"), thread=thread, api=api)
+        assert receiver.messages[-1].get("thread_ts") is None, "a message of its own"
+        assert "복구됨" in receiver.messages[-1]["text"]
+
+
 def test_a_bot_that_is_refused_says_why_without_the_token() -> None:
     with Receiver(*[401] * 5) as receiver, pytest.raises(ChannelUnavailable) as refused:
         post_by_bot(TOKEN, "C1", a_message(), thread=None, api=f"{receiver.url}/api")

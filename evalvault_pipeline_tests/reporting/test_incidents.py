@@ -154,6 +154,10 @@ def test_too_little_measured_is_inconclusive_and_says_nothing_of_the_pass_rate(r
 def test_a_spent_budget_is_told_as_such(replay: Replay) -> None:
     replay.report(40, coverage=0.5, budget_spent=True)
     assert replay.told[-1].causes == ["budget"]
+    assert replay.report(93, coverage=0.97, budget_spent=True) == [Kind.UPDATED], "spent, although enough was measured"
+    assert replay.report(93) == [Kind.RECOVERED]
+    assert replay.report(60, coverage=0.97, budget_spent=True) == [Kind.OPENED]
+    assert replay.told[-1].causes == ["budget", "pass_rate"]
 
 
 def test_a_drop_against_the_baseline_is_confirmed_unless_it_is_beyond_doubt(replay: Replay) -> None:
