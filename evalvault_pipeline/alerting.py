@@ -5,20 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting, PipelineError, UnknownRun
 from evalvault_pipeline.publishing.alert_book import AlertBook
-from evalvault_pipeline.publishing.alerts import CASE_TEXT, Language, Message, RunFacts, compose, compose_digest, sample
+from evalvault_pipeline.publishing.alerts import (
+    CASE_TEXT,
+    Language,
+    Message,
+    RunFacts,
+    compose,
+    compose_digest,
+    is_about_report,
+    sample,
+)
 from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.email import send_mail
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.publishing.slack import post_by_bot, post_by_webhook
 from evalvault_pipeline.publishing.webhook import post_json
 from evalvault_pipeline.reporting.comparison import Comparison, compare_runs
-from evalvault_pipeline.reporting.incidents import Notice
+from evalvault_pipeline.reporting.incidents import Cause, Kind, Notice
 from evalvault_pipeline.reporting.recorded import RecordedRun
 from evalvault_pipeline.settings import Settings
 
@@ -26,23 +38,33 @@ log = logging.getLogger(__name__)
 
 CASES_SHOWN = 3
 METRICS_SHOWN = 5
+DIGEST_HOURS = 24
+CASES_TELL = {Cause.PASS_RATE, Cause.DROP, Cause.BUDGET}  # of what else is wrong, cases say nothing
 
 
 def channels_of(settings: Settings) -> list[str]:
-    """The channels that are set up. Raises InvalidSetting for one that lacks a part."""
+    """The channels that can be used."""
+    return [channel for channel, problem in _channels(settings) if not problem]
+
+
+def channel_problems(settings: Settings) -> list[InvalidSetting]:
+    """What the channels lack that are set up by half."""
+    return [InvalidSetting(problem) for _, problem in _channels(settings) if problem]
+
+
+def _channels(settings: Settings) -> list[tuple[str, str]]:
+    """(channel, what it lacks) of those that are set up."""
     found = []
     if settings.slack_bot_token:
-        if not settings.slack_channel:
-            raise InvalidSetting("SLACK_BOT_TOKEN is set, but SLACK_CHANNEL is not. Name the channel's id.")
-        found.append("slack-bot")
+        lacks = "" if settings.slack_channel else "SLACK_BOT_TOKEN is set, but SLACK_CHANNEL is not. Name the channel's id."
+        found.append(("slack-bot", lacks))
     elif settings.slack_webhook_url:
-        found.append("slack-webhook")
+        found.append(("slack-webhook", ""))
     if settings.smtp_url:
-        if not settings.alert_email_to:
-            raise InvalidSetting("SMTP_URL is set, but EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told.")
-        found.append("email")
+        nobody = "SMTP_URL is set, but EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told."
+        found.append(("email", "" if settings.alert_email_to else nobody))
     if settings.alert_webhook_url:
-        found.append("webhook")
+        found.append(("webhook", ""))
     return found
 
 
@@ -60,8 +82,8 @@ def deliver(notice: str, channel: str, settings: Settings) -> str:
             return f"{notice} is delivered to {channel} already"
         try:
             reference = send(message_of(delivery.notice, settings), channel, settings, thread=delivery.thread)
-        except PipelineError as error:
-            book.failed(delivery, str(error))
+        except Exception as error:
+            book.failed(delivery, str(error) if isinstance(error, PipelineError) else type(error).__name__)
             raise
         book.delivered(delivery, time.time(), reference)
     return f"{notice} delivered to {channel}"
@@ -94,27 +116,31 @@ def sample_message(settings: Settings) -> Message:
 
 def message_of(notice: Notice, settings: Settings) -> Message:
     """The notice with what its run's cases say; what cannot be read is left out."""
+    if notice.kind is Kind.DIGEST:
+        return _digest(notice, settings)
     run = _run(notice, settings)
-    language: Language = "en"
-    if settings.alert_language == "ko" or (
-        settings.alert_language == "auto" and run is not None and run.header.get("language") == "ko"
-    ):
-        language = "ko"
     try:
-        details = _details(run, settings) if run is not None else RunFacts()
+        details = _details(run, settings) if run is not None and CASES_TELL & set(notice.causes) else RunFacts()
     except PipelineError as error:
         log.warning("an alert goes out without its cases: %s", error)
         details = RunFacts()
     links = {**_links(notice, run, settings), **details.links}
-    return compose(notice, language=language, details=RunFacts(**{**vars(details), "links": links}))
+    languages = {facts.get("language") for facts in notice.facts.values()}
+    return compose(notice, language=_language(settings, languages), details=replace(details, links=links))
+
+
+def _language(settings: Settings, languages: set[Any]) -> Language:
+    korean = settings.alert_language == "ko" or (settings.alert_language == "auto" and languages == {"ko"})
+    return "ko" if korean else "en"
 
 
 def _run(notice: Notice, settings: Settings) -> RecordedRun | None:
+    """The run that the notice is about: that of one dataset's newest report, unless what is wrong is that there is none."""
     if len(notice.datasets) != 1:
         return None
     dataset = notice.datasets[0]
     facts = notice.facts.get(dataset, {})
-    if not facts.get("run_id"):
+    if not facts.get("run_id") or not is_about_report(notice, facts):
         return None
     try:
         with RunHistory(settings.score_store_url) as history:
@@ -170,7 +196,7 @@ def _told(run: RecordedRun, index: int) -> str:
 def _links(notice: Notice, run: RecordedRun | None, settings: Settings) -> dict[str, str]:
     links: dict[str, str] = {}
     facts = notice.facts.get(notice.datasets[0], {}) if len(notice.datasets) == 1 else {}
-    run_id = facts.get("failed_run") or facts.get("run_id")
+    run_id = facts.get("failed_run") or (run.run_id if run is not None else None)
     if run_id and settings.dagster_url:
         links["run"] = f"{settings.dagster_url}/runs/{run_id}"
     if run is not None:
@@ -182,31 +208,32 @@ def _links(notice: Notice, run: RecordedRun | None, settings: Settings) -> dict[
     return links
 
 
-def send_digest(settings: Settings, hours: float = 24.0) -> str:
-    """Pass rates, tokens and cost of the last hours to every channel; what was sent, in words.
+def deliver_digest(settings: Settings, *, now: float) -> list[str]:
+    """The day's pass rates, tokens and cost to every channel, once; what became of it, in words.
 
-    Raises ChannelUnavailable after every other channel had its turn.
+    A channel that does not take it now is tried again, as with every alert.
     """
     channels = channels_of(settings)
     if not channels:
-        return "No alert channel is set up (docs/alerts.md)"
-    message = digest(settings, hours)
-    failed = []
+        return ["No alert channel is set up (docs/alerts.md)"]
+    day = f"digest-{datetime.fromtimestamp(now, ZoneInfo(settings.timezone)):%Y-%m-%d}"
+    notice = Notice(id=day, incident=day, kind=Kind.DIGEST, at=now, causes=[], datasets=[], facts={}, opened_at=now)
+    with AlertBook(settings.score_store_url) as book:
+        book.add(notice, channels)
+    told = []
     for channel in channels:
         try:
-            send(message, channel, settings)
-        except ChannelUnavailable as error:
-            failed.append(str(error))
-    if failed:
-        raise ChannelUnavailable(" ".join(failed))
-    return f"sent to {', '.join(channels)}"
+            told.append(deliver(notice.id, channel, settings))
+        except PipelineError as error:
+            told.append(f"{error} It is tried again.")
+    return told
 
 
-def digest(settings: Settings, hours: float) -> Message:
-    since = datetime.now(UTC) - timedelta(hours=hours)
+def _digest(notice: Notice, settings: Settings) -> Message:
+    since = datetime.fromtimestamp(notice.at, UTC) - timedelta(hours=DIGEST_HOURS)
     with RunHistory(settings.score_store_url) as history:
         headers = list(history.headers(since=since.isoformat()))
     with AlertBook(settings.score_store_url) as book:
         board = book.board()
-    language: Language = "ko" if settings.alert_language == "ko" else "en"
-    return compose_digest(headers, board, language=language, timezone=settings.timezone, day=f"{since:%Y-%m-%d}")
+    language = _language(settings, {header.get("language") for header in headers})
+    return compose_digest(notice, headers, board, language=language, timezone=settings.timezone)

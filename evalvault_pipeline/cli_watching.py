@@ -86,13 +86,13 @@ def serve_metrics(
 @alert_app.command("test")
 def alert_test() -> None:
     """Send a sample message to every channel that is set up. Exit code 3 where one does not take it."""
-    from evalvault_pipeline.alerting import channels_of, sample_message, send
+    from evalvault_pipeline.alerting import channel_problems, channels_of, sample_message, send
     from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting
 
     settings = _settings()
-    channels = channels_of(settings)
+    channels, problems = channels_of(settings), channel_problems(settings)
     console = new_console()
-    if not channels:
+    if not channels and not problems:
         raise InvalidSetting(
             "No alert channel is set up. Set SLACK_WEBHOOK_URL, SLACK_BOT_TOKEN, SMTP_URL or EVALVAULT_ALERT_WEBHOOK_URL."
         )
@@ -105,6 +105,8 @@ def alert_test() -> None:
             console.print(f"{channel}: {error}", soft_wrap=True)
         else:
             console.print(f"{channel}: sent", soft_wrap=True)
+    if problems:
+        raise InvalidSetting(" ".join(map(str, problems)))
     if failed:
         raise typer.Exit(ChannelUnavailable.exit_code)
 

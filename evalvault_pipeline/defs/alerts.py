@@ -14,11 +14,12 @@ from typing import Any
 
 import dagster as dg
 
-from evalvault_pipeline.alerting import channels_of, deliver, send_digest
+from evalvault_pipeline.alerting import channel_problems, channels_of, deliver, deliver_digest
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.cases.redaction import redacted
-from evalvault_pipeline.defs.jobs import evaluation_job_name
-from evalvault_pipeline.defs.launch import BACKFILL_TAG, why_failed
+from evalvault_pipeline.defs.jobs import ALL_DATASETS_JOB, evaluation_job_name
+from evalvault_pipeline.defs.launch import BACKFILL_TAG, bury_dead_runs, not_begun, why_failed
+from evalvault_pipeline.defs.partitions import PARTITION, RANGE_END, snapshot_of
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing.alert_book import AlertBook, Delivery
@@ -35,6 +36,7 @@ ROUND_SECONDS = 60.0  # a message whose run gave up is asked for again after twi
 FAILED_RUNS = 200
 JUDGE_FAULTS = {Reason.TIMEOUT.value, Reason.THROTTLED.value, Reason.JUDGE_ERROR.value}
 UNFINISHED = {dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING}
+UNDER_WAY = [*UNFINISHED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 
 
 def again() -> dg.RetryPolicy:
@@ -68,10 +70,11 @@ def alert_job() -> dg.JobDefinition:
 def digest_job() -> dg.JobDefinition:
     """`daily_digest_job`: pass rates, tokens and cost of the day to every channel."""
 
-    @dg.op(retry_policy=again())
+    @dg.op
     @scrubbed
     def send_daily_digest(context: dg.OpExecutionContext) -> None:
-        context.log.info(send_digest(load_settings()))
+        for line in deliver_digest(load_settings(), now=time.time()):
+            context.log.info(line)
 
     @dg.job(name="daily_digest_job", description="Pass rates, tokens and cost of the last 24 hours, to every alert channel.")
     def daily_digest_job() -> None:
@@ -96,19 +99,28 @@ def pass_rate_alert_sensor(catalog: Catalog, settings: Settings, job: dg.JobDefi
     )
     def watch_reports(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = time.time()
-        channels = channels_of(load_settings())
+        asked = load_settings()
+        channels = channels_of(asked)
+        for problem in channel_problems(asked):
+            context.log.error(f"{problem} The other channels are told.")
         cursor = json.loads(context.cursor or "{}")
         specs = list(catalog.datasets.values())
+        for spec in specs:
+            bury_dead_runs(context.instance, evaluation_job_name(spec.name))
         observed, position = observations(context.instance, specs, settings, cursor=cursor, now=now)
+        present = {spec.name: snapshots_of(spec) for spec in specs}
+        busy = evaluations_under_way(context.instance, specs)
 
         def change(board: Board) -> list[Notice]:
             for one in observed:
-                board.apply(one)
+                board.apply(one, present.get(one.dataset, ()))
             board.check_clock(now, rules, watched=catalog.datasets)
-            if settings.backups_dir is not None:
+            if settings.backups_dir is None:
+                board.check_backup(now, overdue=None)
+            else:
                 age = backup_age_hours(settings.backups_dir, now)
                 board.check_backup(now, overdue=age is None or age > settings.backup_max_hours, age_hours=age)
-            return board.tell(now, rules)
+            return board.tell(now, rules, busy=busy)
 
         with AlertBook(settings.score_store_url) as book:
             notices = book.change(change, channels=channels)
@@ -144,12 +156,27 @@ def observations(
         if run is not None and run.status in UNFINISHED and now - record.timestamp < UNFINISHED_SECONDS:
             position = min(position, record.storage_id - 1)
             break  # what comes after it waits too: the order counts
-        history = _is_history(spec, record, run)
+        history = run is not None and _is_history(spec, run, str(_metadata(record).get("snapshot", "")))
         made = _reported(spec, record, settings, history) if noun == "report" else _compared(spec, record, history)
         seen += [made] if made else []
     since = max(cursor.get("since", now), cursor.get("at", now) - RUNS_LOOKBACK_SECONDS)
     seen += _failed_runs(instance, specs, since)
     return sorted(seen, key=lambda one: one.at), position
+
+
+def snapshots_of(spec: DatasetSpec) -> list[str]:
+    """The names of those that there are; none where the folder cannot be read."""
+    try:
+        return list(spec.snapshots())
+    except PipelineError:
+        return []
+
+
+def evaluations_under_way(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec]) -> bool:
+    """Whether a run evaluates now, or waits for its turn."""
+    jobs = {ALL_DATASETS_JOB, *(evaluation_job_name(spec.name) for spec in specs)}
+    runs = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+    return any(run.job_name in jobs or run.asset_selection for run in runs)
 
 
 def backup_age_hours(folder: Path, now: float) -> float | None:
@@ -195,15 +222,9 @@ def _metadata(record: dg.EventLogRecord) -> dict[str, Any]:
     return {name: value.value for name, value in made.metadata.items()} if made else {}
 
 
-def _is_history(spec: DatasetSpec, record: dg.EventLogRecord, run: dg.DagsterRun | None) -> bool:
+def _is_history(spec: DatasetSpec, run: dg.DagsterRun, snapshot: str) -> bool:
     """Whether a backfill scored an older snapshot again: what was bad long ago alerts nobody."""
-    if run is None or not {"dagster/backfill", BACKFILL_TAG} & set(run.tags):
-        return False
-    try:
-        newest = max(spec.snapshots(), default="")
-    except PipelineError:
-        return False
-    return str(_metadata(record).get("snapshot", "")) < newest
+    return bool({"dagster/backfill", BACKFILL_TAG} & set(run.tags)) and snapshot < max(snapshots_of(spec), default="")
 
 
 def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, history: bool) -> Reported | None:
@@ -230,6 +251,7 @@ def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, 
         threshold=settings.alert_pass_rate if spec.alert_pass_rate is None else spec.alert_pass_rate,
         min_coverage=settings.gate_min_coverage,
         evidence=" ".join([str(about.get("dataset_digest")), f"{passed}/{cases}", *means]),
+        language=str(about.get("language", "en")),
         budget_spent=bool(reasons.get(Reason.BUDGET.value)),
         judge_down=sum(reasons.get(name, 0) for name in JUDGE_FAULTS) > missed / 2,
         history=history,
@@ -250,32 +272,49 @@ def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool) -> Co
         p_value=about.get("worse_p_value"),
         sentence=redacted(str(about.get("not_worse_because", "")))[:300],
         evidence=str(about.get("evidence") or record.run_id),
+        comparable=bool(about.get("comparable", True)),
         history=history,
     )
 
 
 def _failed_runs(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], since: float) -> Iterator[RunFailed]:
-    """Runs of an evaluation that ended without its verdict, and are not tried again."""
+    """Runs of an evaluation that ended without its report, and are not tried again."""
     wanted = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, UTC))
-    jobs = {evaluation_job_name(spec.name): spec.name for spec in specs}
-    names = set(jobs.values())
     for record in instance.get_run_records(wanted, limit=FAILED_RUNS):
         run = record.dagster_run
         if run.tags.get("dagster/will_retry") == "true":
             continue
-        chosen = {key.path[0] for key in run.asset_selection or () if key.path[-1] in ("cases", "scores", "report")}
-        dataset = jobs.get(run.job_name) if not run.asset_selection else next(iter(chosen & names), None)
-        if dataset is None:
-            continue
-        why, judge_down = why_failed(instance, run.run_id)
-        if why is None:
-            continue
         ended = record.end_time or record.update_timestamp.timestamp()
-        yield RunFailed(
-            id=f"{run.run_id}:failed",
-            dataset=dataset,
-            run_id=run.run_id,
-            at=ended,
-            why=redacted(why)[:300],
-            judge_down=judge_down,
-        )
+        started = record.start_time or record.create_timestamp.timestamp()
+        for spec, why, judge_down in _lost(instance, specs, run):
+            snapshot = snapshot_of(run.tags.get(PARTITION) or run.tags.get(RANGE_END) or "")
+            yield RunFailed(
+                id=f"{run.run_id}:{spec.name}:failed",
+                dataset=spec.name,
+                run_id=run.run_id,
+                at=ended,
+                started=started,
+                why=redacted(why)[:300],
+                judge_down=judge_down,
+                history=bool(snapshot) and _is_history(spec, run, snapshot),
+            )
+
+
+def _lost(
+    instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], run: dg.DagsterRun
+) -> Iterator[tuple[DatasetSpec, str, bool]]:
+    """(dataset, why, whether it was the judge) of the datasets that a failed run did not evaluate."""
+    if run.job_name == ALL_DATASETS_JOB and not run.asset_selection:
+        told = not_begun(instance, run.run_id)
+        for spec in specs:
+            if told is None:  # it broke down itself: whoever has no report since then was not evaluated
+                yield spec, why_failed(instance, run.run_id)[0] or "", False
+            elif spec.name in told:
+                yield spec, told[spec.name], False
+        return
+    nouns = {key.path[0] for key in run.asset_selection or () if key.path[-1] in ("cases", "scores", "report")}
+    for spec in specs:
+        mine = spec.name in nouns if run.asset_selection else run.job_name == evaluation_job_name(spec.name)
+        why, judge_down = why_failed(instance, run.run_id) if mine else (None, False)
+        if why is not None:
+            yield spec, why, judge_down

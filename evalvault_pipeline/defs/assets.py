@@ -218,6 +218,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder, settings: Settings
         **figures,
         **means,
         "judge": report.info.judge,
+        "language": report.info.language,
         "unmeasured_reasons": dg.MetadataValue.json(report.unmeasured_by_reason),
         "missing_batches": ", ".join(report.info.missing_batches) or "none",
         "dataset_digest": report.dataset_digest[:DIGEST_SHOWN],

@@ -14,6 +14,8 @@ from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.settings import Settings
 
+ALL_DATASETS_JOB = "all_datasets_evaluation_job"
+
 
 def evaluation_job_name(dataset: str) -> str:
     return f"{dataset}_evaluation_job"
@@ -37,12 +39,13 @@ def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefiniti
     @dg.op
     @scrubbed
     def evaluate_newest_snapshots(context: dg.OpExecutionContext) -> None:
-        failed = []
+        failed, not_begun = [], {}
         for spec in catalog.datasets.values():
             try:
                 newest = list(spec.snapshots())[-1:]
             except PipelineError as error:
                 failed.append(str(error))
+                not_begun[spec.name] = str(error)
                 continue
             if not newest:
                 context.log.warning(f"{spec.name}: no snapshot matches {spec.folder / spec.files}")
@@ -51,10 +54,12 @@ def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefiniti
                 (context.log.error if outcome.exit_code else context.log.info)(outcome.line)
                 if outcome.exit_code:
                     failed.append(outcome.line)
+                if not outcome.run_id:
+                    not_begun[spec.name] = outcome.line
         if failed:
-            raise dg.Failure("\n".join(failed), allow_retries=False)
+            raise dg.Failure("\n".join(failed), metadata=not_begun, allow_retries=False)
 
-    @dg.job(name="all_datasets_evaluation_job", description="Score the newest snapshot of every dataset of the catalog.")
+    @dg.job(name=ALL_DATASETS_JOB, description="Score the newest snapshot of every dataset of the catalog.")
     def all_datasets_evaluation_job() -> None:
         evaluate_newest_snapshots()
 

@@ -96,6 +96,16 @@ def why_failed(instance: dg.DagsterInstance, run_id: str) -> tuple[str | None, b
     return (None if checked else "the run ended without a word: its process died, or it was ended"), False
 
 
+def not_begun(instance: dg.DagsterInstance, run_id: str) -> dict[str, str] | None:
+    """The datasets that `all_datasets_evaluation_job` could not begin a run of, and why; None where it broke down itself."""
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = record.dagster_event
+        said = event.step_failure_data.user_failure_data if event else None
+        if said is not None:
+            return {name: str(value.value) for name, value in said.metadata.items()}
+    return None
+
+
 def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:
     """Report runs of this job as failed whose process, on this machine, was killed; they would stay STARTED for ever."""
     for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.STARTED])):

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class StepFailed(Exception):
-    """An error that is not ours, with its traceback as text."""
+    """An error that is not ours: what it said, then its traceback as text."""
 
 
 def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
@@ -51,7 +51,9 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
 def _about(*values: object) -> dict[str, str]:
     """Of the context among the arguments."""
     for value in values:
-        if isinstance(value, dg.AssetExecutionContext | dg.OutputContext):
+        if isinstance(value, dg.AssetExecutionContext):
+            return {"run": value.run.run_id, "dataset": value.asset_key.path[0]}
+        if isinstance(value, dg.OutputContext):
             return {"run": value.run_id, "dataset": value.asset_key.path[0]}
         if isinstance(value, dg.OpExecutionContext):
             return {"run": value.run_id}
@@ -59,4 +61,5 @@ def _about(*values: object) -> dict[str, str]:
 
 
 def _without(error: Exception) -> StepFailed:
-    return StepFailed(without_secrets("".join(traceback.format_exception(error))).rstrip())
+    said = traceback.format_exception_only(error)[-1].strip()
+    return StepFailed(without_secrets(f"{said}\n\n{''.join(traceback.format_exception(error))}").rstrip())

@@ -31,7 +31,7 @@ from evalvault_pipeline.publishing.verdict_markdown import (
     verdict_markdown,
 )
 from evalvault_pipeline.reporting.comparison import Comparison
-from evalvault_pipeline.reporting.gate import GateRules, Outcome, Rule, Verdict
+from evalvault_pipeline.reporting.gate import MINIMUM_PAIRS, GateRules, Outcome, Rule, Verdict
 from evalvault_pipeline.reporting.recorded import RecordedRun, known
 from evalvault_pipeline.reporting.statistics import exact_worsening
 from evalvault_pipeline.settings import Settings
@@ -197,6 +197,11 @@ def _decided(verdict: Verdict, folder: ResultsFolder, settings: Settings) -> dic
         "outcome": verdict.outcome.value,
         "pass_rate": round(run.passed / len(run.case_ids), 4),
         **({"not_worse": told.outcome.value, "not_worse_because": told.sentence} if told else {}),
+        **(
+            {"comparable": verdict.comparison.comparable and worse.pairs >= MINIMUM_PAIRS}
+            if verdict.comparison and worse
+            else {}
+        ),
         **({"worse_p_value": round(exact_worsening(worse.newly_failing, worse.newly_passing), 6)} if worse else {}),
         "evidence": evidence_of(run),
         "why": dg.MetadataValue.md(verdict_markdown(verdict, limit=30_000)),

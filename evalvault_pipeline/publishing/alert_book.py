@@ -18,7 +18,7 @@ from evalvault_pipeline.reporting.incidents import Board, Kind, Notice
 from evalvault_pipeline.scoring.database import Database
 
 ATTEMPTS = 20
-LEASE_SECONDS = 60.0  # a delivery that was begun is not begun by another for so long
+LEASE_SECONDS = 300.0  # a delivery that was begun is not begun by another for so long: no channel takes longer
 GIVE_UP_SECONDS = 3 * 86400.0
 NO_THREADS = frozenset({"slack-webhook", "email", "webhook"})
 
@@ -88,6 +88,13 @@ class AlertBook:
             if self._saved(version, board, notices, names):
                 return notices
         raise ScoreStoreUnavailable("The alert states change all the time. Is more than one daemon running?")
+
+    def add(self, notice: Notice, channels: Iterable[str]) -> None:
+        """Let a notice that belongs to no incident be delivered; one of the same id that is there stays as it is."""
+        insert = self._database.dialect.insert(deliveries).on_conflict_do_nothing()
+        with self._database.writing() as connection:
+            for channel in channels:
+                connection.execute(insert, _row(notice, channel))
 
     def pending(self, now: float) -> list[Delivery]:
         """What is not delivered yet, the oldest first; given up after three days."""

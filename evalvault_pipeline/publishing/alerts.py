@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evalvault_pipeline.publishing.markdown import percent
-from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Kind, Notice
+from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Cause, Kind, Notice
 from evalvault_pipeline.reporting.spending import spent_by
 
 Language = Literal["en", "ko"]
@@ -20,6 +20,7 @@ CASE_TEXT = 160
 WORDS: Mapping[str, tuple[str, str]] = {
     "opened": ("Alert", "경보"),
     "updated": ("Update", "갱신"),
+    "extended": ("Worse", "추가 경보"),
     "reminder": ("Still open", "계속 진행 중"),
     "recovered": ("Recovered", "복구됨"),
     "pass_rate": ("pass rate below {threshold}", "통과율이 {threshold} 미만"),
@@ -30,6 +31,14 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "run_failed": ("the run failed", "실행 실패"),
     "no_data": ("no new report came", "새 보고서가 없음"),
     "backup": ("the backup is overdue", "백업이 늦어짐"),
+    "over_pass_rate": ("pass rate", "통과율"),
+    "over_drop": ("no worse than the baseline", "기준 실행 수준 회복"),
+    "over_coverage": ("coverage", "측정률"),
+    "over_budget": ("budget", "심사 예산"),
+    "over_judge_down": ("the judge answers", "심사 모델 응답"),
+    "over_run_failed": ("the run", "실행"),
+    "over_no_data": ("a report came", "보고서 수신"),
+    "over_backup": ("the backup", "백업"),
     "dataset": ("dataset", "데이터셋"),
     "release": ("release", "릴리스"),
     "rate": ("pass rate", "통과율"),
@@ -39,6 +48,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "cases": ("Newly failing cases", "새로 실패한 케이스"),
     "worst": ("Failing cases", "실패한 케이스"),
     "why": ("why", "이유"),
+    "ago": ("{days:.0f} days ago", "{days:.0f}일 전"),
     "backup_age": ("{hours} h old", "{hours}시간 전"),
     "no_backup": ("there is none", "백업이 없음"),
     "last_report": ("last report", "마지막 보고서"),
@@ -47,6 +57,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "experiment": ("Phoenix experiment", "Phoenix 실험"),
     "more": ("and {count} more", "외 {count}개"),
     "incident": ("incident", "인시던트"),
+    "nothing_measured": ("nothing was measured", "측정된 점수 없음"),
     "digest": ("EvalVault, the last 24 hours", "EvalVault 지난 24시간"),
     "nothing_ran": ("nothing was evaluated", "실행된 평가 없음"),
     "spent": ("spent on judges", "심사 비용"),
@@ -60,7 +71,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One alert. `fields` are (label, text), `cases` (id, redacted text), `links` (label, address or file)."""
+    """One alert. `fields` are (label, text), `cases` (id, redacted text), `links` (label, address or file).
+
+    `opened_at` tells incidents of the same name apart, in seconds: ids begin anew with a new store.
+    """
 
     id: str
     incident: str
@@ -70,6 +84,7 @@ class Message:
     cases_title: str = ""
     cases: Sequence[tuple[str, str]] = ()
     links: Sequence[tuple[str, str]] = ()
+    opened_at: int = 0
     content: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -101,20 +116,27 @@ def words(language: Language) -> Callable[..., str]:
     return word
 
 
+def is_about_report(notice: Notice, facts: Mapping[str, Any]) -> bool:
+    """Whether what is wrong, or was, stands in the newest report; else the report is one of before."""
+    without = {Cause.RUN_FAILED, Cause.NO_DATA, Cause.BACKUP}
+    return notice.kind is Kind.RECOVERED or not (set(notice.causes) <= without or facts.get("failed_run"))
+
+
 def compose(notice: Notice, *, language: Language, details: RunFacts) -> Message:
     """The message of a notice; `details` are of the dataset's run where it is about one dataset."""
     word = words(language)
-    names = [word("backup") if name == BACKUPS else name for name in notice.datasets] or list(notice.facts)
+    names = [word("backup") if name == BACKUPS else name for name in notice.datasets]
     shown = ", ".join(names[:DATASETS_SHOWN])
     if len(names) > DATASETS_SHOWN:
         shown += f" {word('more', count=len(names) - DATASETS_SHOWN)}"
     first = notice.facts.get(next(iter(notice.datasets), ""), {})
-    threshold = percent(first["threshold"]) if "threshold" in first else ""
-    causes = "; ".join(word(cause, threshold=threshold) for cause in notice.causes)
-    title = f"[{word(notice.kind.value)}] {shown}" + ("" if notice.causes == ["backup"] else f": {causes}")
+    threshold = _percent(first["threshold"], language) if "threshold" in first else ""
+    prefix = "over_" if notice.kind is Kind.RECOVERED else ""
+    causes = "; ".join(word(f"{prefix}{cause}", threshold=threshold) for cause in notice.causes)
+    title = f"[{word(notice.kind.value)}] {shown}" + ("" if notice.causes == [Cause.BACKUP] else f": {causes}")
     fields: list[tuple[str, str]] = []
     for name in notice.datasets[:DATASETS_SHOWN]:
-        fields += _about(notice.facts.get(name, {}), name, word, several=len(notice.datasets) > 1)
+        fields += _about(notice, name, language, several=len(notice.datasets) > 1)
     if details.fell:
         fell = ", ".join(f"{metric} {before:.3f} → {now:.3f}" for metric, before, now in details.fell)
         fields += [(word("fell"), fell), (word("against"), details.against)]
@@ -128,6 +150,7 @@ def compose(notice: Notice, *, language: Language, details: RunFacts) -> Message
         cases_title=word("cases" if details.newly_failing else "worst"),
         cases=details.cases,
         links=[(word(name), target) for name, target in details.links.items()],
+        opened_at=int(notice.opened_at),
         content={**notice.content(), "title": title},
     )
 
@@ -140,40 +163,71 @@ def sample(language: Language) -> Message:
         incident="test",
         kind=Kind.OPENED,
         title=f"[{word('opened')}] EvalVault",
-        fields=[(word("why"), word("sample")), (word("rate"), "76.6 % (64.9 % – 85.3 %)")],
+        fields=[
+            (word("why"), word("sample")),
+            (word("rate"), f"{_percent(0.766, language)} ({_percent(0.649, language)} – {_percent(0.853, language)})"),
+        ],
         content={"kind": "test", "title": word("sample")},
     )
 
 
 def compose_digest(
-    headers: Sequence[Mapping[str, Any]], board: Board, *, language: Language, timezone: str, day: str
+    notice: Notice, headers: Sequence[Mapping[str, Any]], board: Board, *, language: Language, timezone: str
 ) -> Message:
     """The daily digest of these runs (headers of results files, the oldest first)."""
     word = words(language)
     newest = {str(header["dataset_name"]): header for header in headers}
-    fields = [
-        (name, f"{header['snapshot']}: {percent(header['pass_rate'])}, {word('measured')} {percent(header['coverage'])}")
-        for name, header in list(newest.items())[:DATASETS_SHOWN]
-    ]
+    fields = [(name, _figures(header, language)) for name, header in list(newest.items())[:DATASETS_SHOWN]]
+    if len(newest) > DATASETS_SHOWN:
+        fields.append((word("dataset"), word("more", count=len(newest) - DATASETS_SHOWN)))
     total = spent_by(headers, "dataset", timezone=timezone)[-1]
     cost = word("no_price") if total.dollars is None else f"{total.dollars:.4f} USD"
     fields += [(word("spent"), word("tokens", tokens=total.tokens, calls=total.calls, cost=cost))]
     fields += [(word("open"), ", ".join(one.id for one in board.open_incidents) or word("none"))]
     title = word("digest") + ("" if headers else f": {word('nothing_ran')}")
-    return Message(id=f"digest-{day}", incident=f"digest-{day}", kind=Kind.UPDATED, title=title, fields=fields)
+    return Message(
+        id=notice.id,
+        incident=notice.incident,
+        kind=notice.kind,
+        title=title,
+        fields=fields,
+        opened_at=int(notice.opened_at),
+        content={**notice.content(), "title": title},
+    )
 
 
-def _about(facts: Mapping[str, Any], name: str, word: Callable[..., str], *, several: bool) -> list[tuple[str, str]]:
+def _figures(header: Mapping[str, Any], language: Language) -> str:
+    word = words(language)
+    if not header["measured_scores"]:
+        return f"{header['snapshot']}: {word('nothing_measured')}"
+    rate, coverage = (_percent(header[name], language) for name in ("pass_rate", "coverage"))
+    return f"{header['snapshot']}: {rate}, {word('measured')} {coverage}"
+
+
+def _about(notice: Notice, name: str, language: Language, *, several: bool) -> list[tuple[str, str]]:
+    word = words(language)
+    facts = notice.facts.get(name, {})
     if name == BACKUPS:
         age = facts.get("age_hours")
         return [(word("backup"), word("no_backup") if age is None else word("backup_age", hours=f"{age:.0f}"))]
     found = [(word("dataset"), name)]
     if "pass_rate" in facts:
-        found.append((word("release"), str(facts["snapshot"])))
-        span = f"{percent(facts['pass_rate'])} ({percent(facts['low'])} – {percent(facts['high'])})"
-        found.append((word("rate"), span))
-        if facts["coverage"] < 1.0:
-            found.append((word("measured"), percent(facts["coverage"])))
-    why = "; ".join(str(facts[key]) for key in ("drop", "why") if facts.get(key))
+        rate, low, high, coverage = (_percent(facts[key], language) for key in ("pass_rate", "low", "high", "coverage"))
+        span = f"{rate} ({low} – {high})"
+        if not is_about_report(notice, facts):
+            age = word("ago", days=(notice.at - facts["at"]) / 86400.0)
+            found.append((word("last_report"), f"{facts['snapshot']}, {span}, {age}"))
+        else:
+            found.append((word("release"), str(facts["snapshot"])))
+            if facts["coverage"] >= facts["min_coverage"]:
+                found.append((word("rate"), span))
+            if facts["coverage"] < 1.0:
+                found.append((word("measured"), coverage))
+    why = "; ".join(str(facts[key]) for key in ("drop", "why") if facts.get(key) and not (key == "drop" and language == "ko"))
     found += [(word("why"), why)] if why else []
     return [(word("dataset"), "; ".join(f"{text}" for _, text in found))] if several else found
+
+
+def _percent(share: float, language: Language) -> str:
+    """A share as it is written in the language: Korean has no space before the sign."""
+    return percent(share).replace(" %", "%") if language == "ko" else percent(share)

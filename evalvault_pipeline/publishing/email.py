@@ -68,8 +68,8 @@ def _mail(message: Message, sender: str, to: Sequence[str]) -> EmailMessage:
     mail["From"] = sender
     mail["To"] = ", ".join(to)
     mail["Date"] = formatdate(localtime=False)
-    mail["Message-ID"] = f"<{message.id}@{DOMAIN}>"
+    mail["Message-ID"] = f"<{message.id}.{message.opened_at}@{DOMAIN}>"
     if message.id.startswith(f"{message.incident}.") and message.id != f"{message.incident}.1":
-        mail["In-Reply-To"] = mail["References"] = f"<{message.incident}.1@{DOMAIN}>"
+        mail["In-Reply-To"] = mail["References"] = f"<{message.incident}.1.{message.opened_at}@{DOMAIN}>"
     mail.set_content(message.text)
     return mail

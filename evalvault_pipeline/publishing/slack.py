@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10
 HEADER, SECTION, FIELD, FIELDS = 150, 3_000, 2_000, 10  # what Slack's Block Kit takes
 PLAIN = 3_900
-MARKS = {Kind.OPENED: ":red_circle:", Kind.UPDATED: ":large_yellow_circle:", Kind.REMINDER: ":red_circle:"}
+MARKS = {
+    Kind.OPENED: ":red_circle:",
+    Kind.UPDATED: ":large_yellow_circle:",
+    Kind.EXTENDED: ":red_circle:",
+    Kind.REMINDER: ":red_circle:",
+}
 # The SDK's debug lines hold the webhook's address, which is its secret.
 _log = logging.getLogger("evalvault_pipeline.slack")
 _log.setLevel(logging.WARNING)

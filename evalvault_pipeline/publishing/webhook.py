@@ -13,6 +13,8 @@ TIMEOUT_SECONDS = 10.0
 def post_json(url: SecretStr, message: Message) -> None:
     """The notice's facts and the message's text; `Idempotency-Key` names the notice, for receivers that pass over repeats.
 
+    With the time at which its incident opened, since a new store begins to count anew.
+
     Raises ChannelUnavailable, InvalidSetting.
     """
     import httpx
@@ -25,7 +27,12 @@ def post_json(url: SecretStr, message: Message) -> None:
         "links": dict(message.links),
     }
     try:
-        answer = httpx.post(url.get_secret_value(), json=body, headers={"Idempotency-Key": message.id}, timeout=TIMEOUT_SECONDS)
+        answer = httpx.post(
+            url.get_secret_value(),
+            json=body,
+            headers={"Idempotency-Key": f"{message.id}@{message.opened_at}"},
+            timeout=TIMEOUT_SECONDS,
+        )
     except (httpx.UnsupportedProtocol, httpx.InvalidURL):
         raise InvalidSetting("EVALVAULT_ALERT_WEBHOOK_URL is no address. Write https://host/path.") from None
     except httpx.HTTPError as error:

@@ -6,14 +6,16 @@ in `publishing/alerts.py`, and sent by the job of `defs/alerts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 HOUR = 3600.0
 GROUP_SECONDS = 120.0  # how long an outage is waited for to hit other datasets too, before one message names them all
+GROUP_LATEST_SECONDS = 3600.0  # and at the most, while evaluations are under way that it may hit
 CERTAIN = 0.001  # one-sided p of a drop that needs no second run to confirm it
+STILL_LIKELY = 0.1  # an inconclusive verdict with a smaller p neither ends a drop nor the suspicion of one
 KEPT_OBSERVATIONS = 2_000
 KEPT_INCIDENTS = 200
 
@@ -56,12 +58,17 @@ BACKUPS = "backups"  # what stands in a dataset's place in the incident of an ov
 
 
 class Kind(StrEnum):
-    """What a notice says of its incident. An update goes into its thread, and nowhere where there are no threads."""
+    """What a notice says of its incident. An update goes into its thread, and nowhere where there are no threads.
+
+    `extended`: another cause or dataset, which every channel is told. The digest has no incident.
+    """
 
     OPENED = "opened"
     UPDATED = "updated"
+    EXTENDED = "extended"
     REMINDER = "reminder"
     RECOVERED = "recovered"
+    DIGEST = "digest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,7 @@ class Reported:
     threshold: float
     min_coverage: float
     evidence: str
+    language: str = "en"
     budget_spent: bool = False
     judge_down: bool = False
     history: bool = False
@@ -100,7 +108,10 @@ class Reported:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A verdict against the promoted baseline. `outcome`: pass, fail or inconclusive; `p_value` one-sided."""
+    """A verdict against the promoted baseline. `outcome`: pass, fail or inconclusive; `p_value` one-sided.
+
+    `comparable`: by the same judge and metrics, over pairs enough.
+    """
 
     id: str
     dataset: str
@@ -111,19 +122,22 @@ class Compared:
     p_value: float | None
     sentence: str
     evidence: str
+    comparable: bool = True
     history: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFailed:
-    """A run that ended without a report on its dataset."""
+    """A run that ended without a report on its dataset. It says nothing where a report came after it had `started`."""
 
     id: str
     dataset: str
     run_id: str
     at: float
     why: str
+    started: float = 0.0
     judge_down: bool = False
+    history: bool = False
 
 
 Observation = Reported | Compared | RunFailed
@@ -153,7 +167,7 @@ class DatasetState:
 
 @dataclass(kw_only=True)
 class Incident:
-    """What was alerted as one: the datasets that it still holds, and all that it held."""
+    """What was alerted as one: the datasets that it still holds, and all that it held. `grown`: by what was not told yet."""
 
     id: str
     key: str
@@ -167,11 +181,13 @@ class Incident:
     acknowledged_by: str = ""
     notices: int = 0
     news: bool = False
+    grown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """What is to be told of an incident. `facts`: of each dataset, its newest report, causes and reasons."""
+    """What is to be told of an incident. `causes`: those that hold, of a recovery all that held; `facts`: of each dataset, its
+    newest report, causes and reasons."""
 
     id: str
     incident: str
@@ -221,15 +237,20 @@ class Board:
     def open_incidents(self) -> list[Incident]:
         return [one for one in self.incidents.values() if one.closed_at is None]
 
-    def apply(self, seen: Observation) -> None:
-        """Take in one observation; one that was taken in before, or of an older snapshot than the newest, changes nothing."""
+    def apply(self, seen: Observation, present: Collection[str] = ()) -> None:
+        """Take in one observation; one that was taken in before, or of an older snapshot than the newest, changes nothing.
+
+        `present`: the dataset's snapshots that there are. One that is gone is not what others are measured by.
+        """
         if seen.id in self.seen:
             return
         self.seen[seen.id] = None
         one = self.datasets.setdefault(seen.dataset, DatasetState(name=seen.dataset, since=seen.at))
+        if seen.history:
+            return
         if isinstance(seen, RunFailed):
             self._failed(one, seen)
-        elif not seen.history and seen.snapshot >= one.snapshot:
+        elif seen.snapshot >= one.snapshot or (present and one.snapshot not in present):
             if isinstance(seen, Reported):
                 self._reported(one, seen)
             else:
@@ -237,8 +258,11 @@ class Board:
         one.settle(seen.at)
 
     def check_clock(self, now: float, rules: Rules, *, watched: Iterable[str]) -> None:
-        """Datasets that have been reported on, and whose next report did not come in time."""
-        for name in watched:
+        """Datasets that have been reported on, and whose next report did not come in time; others are watched no more."""
+        names = list(watched)
+        for name in [name for name in self.datasets if name not in names and name != BACKUPS]:
+            self._forget(name, now)
+        for name in names:
             one = self.datasets.get(name)
             if one is None or one.reported_at is None or now - one.reported_at < rules.no_data_seconds:
                 continue
@@ -246,8 +270,10 @@ class Board:
                 self._raise(one, Cause.NO_DATA, now)
                 one.settle(now)
 
-    def check_backup(self, now: float, *, overdue: bool, age_hours: float | None) -> None:
-        """The newest backup is older than it should be."""
+    def check_backup(self, now: float, *, overdue: bool | None, age_hours: float | None = None) -> None:
+        """The newest backup is older than it should be; None: backups are not watched."""
+        if overdue is None:
+            self._forget(BACKUPS, now)
         if not overdue and BACKUPS not in self.datasets:
             return
         one = self.datasets.setdefault(BACKUPS, DatasetState(name=BACKUPS, since=now))
@@ -258,10 +284,14 @@ class Board:
             self._clear(one, Cause.BACKUP, at=now)
         one.settle(now)
 
-    def tell(self, now: float, rules: Rules) -> list[Notice]:
-        """The notices that are due, each once; of a muted dataset none, until its mute ends."""
+    def tell(self, now: float, rules: Rules, *, busy: bool = False) -> list[Notice]:
+        """The notices that are due, each once; of a muted dataset none, until its mute ends.
+
+        `busy`: evaluations are under way, which an outage may hit too.
+        """
         self.mutes = {name: until for name, until in self.mutes.items() if until > now}
-        return [notice for incident in list(self.incidents.values()) if (notice := self._told(incident, now, rules))]
+        wait = GROUP_LATEST_SECONDS if busy else GROUP_SECONDS
+        return [notice for incident in list(self.incidents.values()) if (notice := self._told(incident, now, rules, wait))]
 
     def mute(self, dataset: str, until: float) -> None:
         """Say nothing of a dataset, or of all (`*`), until then."""
@@ -275,36 +305,52 @@ class Board:
         found.acknowledged_by = by
         return found
 
-    def _told(self, incident: Incident, now: float, rules: Rules) -> Notice | None:
+    def _told(self, incident: Incident, now: float, rules: Rules, wait: float) -> Notice | None:
         if incident.closed_at is not None:
-            news, incident.news = incident.news, False
-            return self._notice(incident, Kind.RECOVERED, now) if news and incident.told_at is not None else None
-        if all(self._muted(name) for name in incident.datasets):
+            if not incident.news or incident.told_at is None or not self._audible(incident.hit):
+                return None
+            return self._notice(incident, Kind.RECOVERED, now)
+        if not self._audible(incident.datasets):
             return None
         if incident.told_at is None:
-            if incident.causes[0] in SHARED and now - incident.opened_at < GROUP_SECONDS:
+            if incident.causes[0] in SHARED and now - incident.opened_at < wait:
                 return None
             incident.told_at = now
             return self._notice(incident, Kind.OPENED, now)
+        if incident.grown:
+            return self._notice(incident, Kind.EXTENDED, now)
         if not incident.acknowledged_by and now - (incident.told_last or incident.told_at) >= rules.repeat_seconds:
             return self._notice(incident, Kind.REMINDER, now)
         return self._notice(incident, Kind.UPDATED, now) if incident.news else None
 
     def _notice(self, incident: Incident, kind: Kind, now: float) -> Notice:
         incident.notices += 1
-        incident.news = False
-        if kind in (Kind.OPENED, Kind.REMINDER):
+        incident.news = incident.grown = False
+        if kind in (Kind.OPENED, Kind.EXTENDED, Kind.REMINDER):
             incident.told_last = now
+        over = kind is Kind.RECOVERED
+        names = self._audible(incident.hit if over else incident.datasets)
+        held = [cause for cause in incident.causes if any(self._holds(incident, cause, name) for name in names)]
         return Notice(
             id=f"{incident.id}.{incident.notices}",
             incident=incident.id,
             kind=kind,
             at=now,
-            causes=list(incident.causes),
-            datasets=list(incident.hit if kind is Kind.RECOVERED else incident.datasets),
-            facts={name: {**self.datasets[name].facts, "causes": list(self.datasets[name].causes)} for name in incident.hit},
+            causes=list(incident.causes) if over else held,
+            datasets=names,
+            facts={
+                name: {**self.datasets[name].facts, "causes": list(self.datasets[name].causes)}
+                for name in names
+                if name in self.datasets
+            },
             opened_at=incident.opened_at,
         )
+
+    def _holds(self, incident: Incident, cause: str, dataset: str) -> bool:
+        return dataset in self.datasets and self.datasets[dataset].causes.get(cause) == incident.id
+
+    def _audible(self, datasets: Iterable[str]) -> list[str]:
+        return [name for name in datasets if not self._muted(name)]
 
     def _muted(self, dataset: str) -> bool:
         return "*" in self.mutes or dataset in self.mutes
@@ -339,11 +385,15 @@ class Board:
 
     def _compared(self, one: DatasetState, seen: Compared) -> None:
         bad = seen.outcome == "fail"
+        if seen.outcome == "inconclusive" and not (seen.comparable and (seen.p_value or 0.0) >= STILL_LIKELY):
+            return
         one.facts |= {"drop": seen.sentence} if bad else {}
         certain = seen.p_value is not None and seen.p_value < CERTAIN if bad else seen.outcome == "pass"
         self._judge(one, Cause.DROP, bad=bad, certain=certain, evidence=seen.evidence, at=seen.at)
 
     def _failed(self, one: DatasetState, seen: RunFailed) -> None:
+        if one.reported_at is not None and one.reported_at > seen.started > 0.0:
+            return
         cause = Cause.JUDGE_DOWN if seen.judge_down else Cause.RUN_FAILED
         one.facts |= {"why": seen.why, "failed_run": seen.run_id}
         if cause not in one.causes:
@@ -374,16 +424,26 @@ class Board:
             self.count += 1
             incident = Incident(id=f"{key.replace('/', '-')}-{self.count}", key=key, opened_at=at)
             self.incidents[incident.id] = incident
-        else:
-            incident.news = incident.told_at is not None
+        elif incident.told_at is not None:
+            incident.news = True
+            if cause.value not in incident.causes or one.name not in incident.hit:
+                incident.grown, incident.acknowledged_by = True, ""
         for names, name in ((incident.causes, cause.value), (incident.datasets, one.name), (incident.hit, one.name)):
             if name not in names:
                 names.append(name)
         one.causes[cause] = incident.id
 
-    def _clear(self, one: DatasetState, cause: Cause, *, at: float) -> None:
+    def _forget(self, name: str, now: float) -> None:
+        """Watch it no more; an incident that held nothing else ends without a word."""
+        if (one := self.datasets.pop(name, None)) is not None:
+            for cause in list(one.causes):
+                self._clear(one, Cause(cause), at=now, quietly=True)
+
+    def _clear(self, one: DatasetState, cause: Cause, *, at: float, quietly: bool = False) -> None:
         one.suspected.pop(cause, None)
         one.recovering.pop(cause, None)
+        if cause is Cause.DROP:
+            one.facts.pop("drop", None)
         name = one.causes.pop(cause, None)
         if name is None:
             return
@@ -391,7 +451,7 @@ class Board:
         if name not in one.causes.values() and one.name in incident.datasets:
             incident.datasets.remove(one.name)
         if not incident.datasets:
-            incident.closed_at, incident.news = at, True
+            incident.closed_at, incident.news = at, not quietly
 
     def _renew(self, one: DatasetState, causes: Iterable[Cause]) -> None:
         """A new report on a dataset with an open incident is news of it."""

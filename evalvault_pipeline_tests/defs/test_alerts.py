@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ import dagster as dg
 import pytest
 
 from evalvault_pipeline.defs import alerts
-from evalvault_pipeline.defs.alerts import ROUND_SECONDS, backup_age_hours
+from evalvault_pipeline.defs.alerts import ROUND_SECONDS, backup_age_hours, evaluations_under_way
+from evalvault_pipeline.defs.launch import PROCESS_TAG
 from evalvault_pipeline.publishing.alert_book import AlertBook
-from evalvault_pipeline.reporting.incidents import Board, State
+from evalvault_pipeline.reporting.incidents import Board, Kind, State
 from evalvault_pipeline.settings import load_settings
 from evalvault_pipeline_tests.defs.conftest import Project, cases_of
 from evalvault_pipeline_tests.doubles.receivers import Receiver
@@ -231,13 +233,13 @@ def test_a_threshold_of_the_catalog_comes_first(watched: Watched, receiver: Rece
     assert receiver.messages == []
 
 
-def test_a_channel_without_its_address_is_told_and_loses_nothing(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-canary-0000000000")
+def test_a_channel_without_its_address_silences_no_other(
+    watched: Watched, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMTP_URL", "smtp://127.0.0.1:9")
     watched.score("w1", bad=20)
-    with pytest.raises(Exception, match="SLACK_CHANNEL"):
-        watched.tick()
-    monkeypatch.setenv("SLACK_CHANNEL", "C1")
-    assert len(watched.tick(deliver=False)) == 1
+    assert len(watched.tick()) == 1
+    assert len(receiver.messages) == 1
 
 
 def test_without_a_channel_the_states_are_kept_for_the_screen(watched: Watched) -> None:
@@ -314,3 +316,114 @@ def test_the_run_history_is_read_by_snapshot_of_a_run_that_reported_on_several(w
         assert history.find(header["run_id"], snapshot="w1").header["snapshot"] == "w1"
         assert list(history.headers(since="9999")) == []
     assert json.dumps(header)
+
+
+def test_a_dataset_that_the_weekly_job_cannot_begin_alerts(watched: Watched, receiver: Receiver) -> None:
+    """The job has no run of that dataset: what it says itself is all that there is."""
+    watched.score("w1", bad=0)
+    watched.tick()
+    (watched.project.folder / "datasets" / "demo" / "w2.json").write_text("{", encoding="utf-8")
+    assert not watched.project.run({}, job="all_datasets_evaluation_job").success
+    watched.tick()
+    (text,) = receiver.texts
+    assert "the run failed" in text
+    assert "w2.json" in text
+    assert "last report: w1, 100.0 %" in text, "the figures are not those of this run"
+    assert watched.board.datasets["demo"].state is State.NO_DATA
+
+
+def test_a_weekly_job_that_was_killed_alerts_for_every_dataset_without_a_report_since(
+    watched: Watched, receiver: Receiver
+) -> None:
+    watched.score("w1", bad=0)
+    watched.tick()
+    instance, job = watched.project.instance, watched.project.definitions.resolve_job_def("all_datasets_evaluation_job")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    instance.report_run_failed(run)
+    watched.tick()
+    (text,) = receiver.texts
+    assert "its process died" in text
+
+
+def test_a_failed_backfill_of_history_alerts_nobody(watched: Watched, receiver: Receiver) -> None:
+    watched.score("w1", bad=0)
+    watched.score("w2", bad=0)
+    watched.tick()
+    (watched.project.folder / "datasets" / "demo" / "w1.json").write_text("{", encoding="utf-8")
+    assert not watched.project.run({"dagster/partition": "w1/0001", "dagster/backfill": "b1"}).success
+    watched.tick()
+    assert receiver.messages == []
+
+
+def test_a_step_after_the_report_that_fails_is_no_missing_report(
+    watched: Watched, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    watched.score("w1", bad=0)
+    watched.tick()
+    monkeypatch.setattr("evalvault_pipeline.defs.drift_asset.drift_of", broken)
+    assert not watched.score("w2", bad=0).success
+    watched.tick()
+    assert receiver.messages == []
+    assert watched.board.datasets["demo"].state is State.OK
+
+
+def test_an_unexpected_error_is_told_in_its_own_words(
+    watched: Watched, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk of the database is full")
+
+    watched.score("w1", bad=0)
+    watched.tick()
+    monkeypatch.setattr("evalvault_pipeline.defs.assets.summarize_snapshot", broken)
+    watched.score("w2", bad=0)
+    watched.tick()
+    (text,) = receiver.texts
+    assert "RuntimeError: the disk of the database is full" in text
+    assert "Traceback" not in text
+
+
+def test_a_killed_run_of_this_machine_is_found_by_the_sensor(watched: Watched, receiver: Receiver) -> None:
+    watched.score("w1", bad=0)
+    watched.tick()
+    instance, job = watched.project.instance, watched.project.definitions.resolve_job_def("demo_evaluation_job")
+    gone = {PROCESS_TAG: f"{platform.node()}:999999999"}
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=gone)
+    watched.tick()
+    assert watched.board.datasets["demo"].state is State.NO_DATA
+
+
+def test_an_outage_is_not_told_while_evaluations_go_on(watched: Watched, receiver: Receiver) -> None:
+    specs = list(watched.project.catalog.datasets.values())
+    assert not evaluations_under_way(watched.project.instance, specs)
+    job = watched.project.definitions.resolve_job_def("all_datasets_evaluation_job")
+    watched.project.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert evaluations_under_way(watched.project.instance, specs)
+
+
+def test_a_digest_reaches_each_channel_once_although_one_is_down(
+    watched: Watched, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALVAULT_ALERT_WEBHOOK_URL", "http://127.0.0.1:9/hook")
+    watched.score("w1", bad=20)
+    job = watched.project.definitions.resolve_job_def("daily_digest_job")
+    for _ in range(2):
+        assert job.execute_in_process(instance=watched.project.instance).success
+    digests = [text for text in receiver.texts if "last 24 hours" in text]
+    assert len(digests) == 1
+    with AlertBook(watched.project.settings.score_store_url) as book:
+        waiting = [one.channel for one in book.pending(time.time()) if one.notice.kind is Kind.DIGEST]
+    assert waiting == ["webhook"]
+
+
+def test_a_run_without_a_measured_score_is_no_0_percent_in_the_digest(
+    watched: Watched, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = watched.project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text(encoding="utf-8").replace('["exact_match", "number_consistency"]', '["faithfulness"]'))
+    watched.score("w1", bad=0)
+    watched.project.definitions.resolve_job_def("daily_digest_job").execute_in_process(instance=watched.project.instance)
+    assert "w1: nothing was measured" in receiver.texts[-1]

@@ -29,7 +29,7 @@ class Replay:
     """A board with a clock; what is told is kept."""
 
     def __init__(self) -> None:
-        self.board, self.now = Board(), 0.0
+        self.board, self.now = Board(), 1e9
         self.told: list[Notice] = []
         self.number = 0
 
@@ -53,7 +53,9 @@ class Replay:
         }
         return self.see(Reported(**{**values, **changes}), wait=HOUR)
 
-    def verdict(self, outcome: str, p_value: float | None = 0.02, dataset: str = "qa") -> list[Kind]:
+    def verdict(
+        self, outcome: str, p_value: float | None = 0.02, dataset: str = "qa", *, comparable: bool = True
+    ) -> list[Kind]:
         self.number += 1
         return self.see(
             Compared(
@@ -66,16 +68,15 @@ class Replay:
                 p_value=p_value,
                 sentence="pass rate 70 % after 90 %",
                 evidence=f"e{self.number}",
+                comparable=comparable,
             ),
             wait=HOUR,
         )
 
-    def failed(self, dataset: str = "qa", *, judge_down: bool = False, wait: float = 0.0) -> list[Kind]:
+    def failed(self, dataset: str = "qa", *, wait: float = 0.0, **changes: Any) -> list[Kind]:
         self.number += 1
-        told = RunFailed(
-            id=f"run {self.number}", dataset=dataset, run_id="r", at=self.now, why="it broke", judge_down=judge_down
-        )
-        return self.see(told, wait=wait)
+        values: dict[str, Any] = {"id": f"run {self.number}", "dataset": dataset, "run_id": "r", "at": self.now}
+        return self.see(RunFailed(**{**values, "why": "it broke", "started": self.now - 60.0, **changes}), wait=wait)
 
     def see(self, observed: Any, *, wait: float = 0.0) -> list[Kind]:
         self.board = Board(self.board.content())  # what is kept is all that there is
@@ -172,7 +173,7 @@ def test_a_drop_against_the_baseline_is_confirmed_unless_it_is_beyond_doubt(repl
 
 def test_two_causes_of_a_dataset_are_one_incident(replay: Replay) -> None:
     assert replay.report(60) == [Kind.OPENED]
-    assert replay.verdict("fail", p_value=1e-6) == [Kind.UPDATED]
+    assert replay.verdict("fail", p_value=1e-6) == [Kind.EXTENDED], "every channel is told of another cause"
     assert replay.report(95) == [Kind.UPDATED], "the drop is not over yet"
     assert replay.verdict("pass") == [Kind.RECOVERED]
     assert len(replay.board.incidents) == 1
@@ -193,7 +194,7 @@ def test_a_judge_that_is_down_is_one_message_for_all_datasets(replay: Replay) ->
     replay.now += GROUP_SECONDS
     assert replay.tell() == [Kind.OPENED]
     assert replay.told[-1].datasets == ["a", "b", "c", "d"]
-    assert replay.failed("e", judge_down=True) == [Kind.UPDATED]
+    assert replay.failed("e", judge_down=True) == [Kind.EXTENDED]
     assert [replay.report(93, dataset=name) for name in "abcd"] == [[]] * 4
     assert replay.report(93, dataset="e") == [Kind.RECOVERED]
     assert set(replay.told[-1].datasets) == set("abcde")
@@ -238,15 +239,15 @@ def test_an_open_incident_is_told_again_after_two_weeks_unless_somebody_works_on
 
 
 def test_a_muted_dataset_says_nothing_until_the_mute_ends(replay: Replay) -> None:
-    replay.board.mute("qa", WEEK)
+    replay.board.mute("qa", replay.now + WEEK)
     assert replay.report(60) == []
     assert replay.state is State.FIRING
-    replay.now = WEEK + 1
+    replay.now += WEEK + 1
     assert replay.tell() == [Kind.OPENED]
 
 
 def test_what_recovers_while_it_is_muted_was_never_told(replay: Replay) -> None:
-    replay.board.mute("*", 4 * WEEK)
+    replay.board.mute("*", replay.now + 4 * WEEK)
     assert (replay.report(60), replay.report(95)) == ([], [])
 
 
@@ -263,3 +264,125 @@ def test_a_notice_survives_being_kept() -> None:
     replay = Replay()
     replay.report(60)
     assert Notice.of(replay.told[0].content()) == replay.told[0]
+
+
+def test_another_cause_is_told_everywhere_and_ends_an_acknowledgement(replay: Replay) -> None:
+    replay.report(93)
+    assert replay.report(90, coverage=0.97, budget_spent=True) == [Kind.OPENED]
+    (incident,) = replay.board.open_incidents
+    replay.board.acknowledge(incident.id, "kim")
+    assert replay.report(10, coverage=0.97, budget_spent=True) == [Kind.EXTENDED]
+    assert replay.told[-1].causes == ["budget", "pass_rate"]
+    assert replay.board.open_incidents[0].acknowledged_by == ""
+    assert replay.report(12, coverage=0.97, budget_spent=True) == [Kind.UPDATED], "no other cause"
+
+
+def test_a_message_names_the_causes_that_hold_and_a_recovery_all_that_held(replay: Replay) -> None:
+    replay.report(93)
+    replay.report(60)
+    replay.verdict("fail", p_value=1e-6)
+    replay.report(95)
+    assert (replay.told[-1].kind, replay.told[-1].causes) == (Kind.UPDATED, ["drop"])
+    replay.verdict("pass")
+    assert (replay.told[-1].kind, replay.told[-1].causes) == (Kind.RECOVERED, ["pass_rate", "drop"])
+    assert "drop" not in replay.told[-1].facts["qa"], "what is over is no reason any more"
+
+
+def test_a_dataset_that_left_the_catalog_holds_no_incident_open(replay: Replay) -> None:
+    for name in ("a", "b"):
+        replay.report(93, dataset=name)
+    for name in ("a", "b"):
+        replay.failed(name, judge_down=True)
+    replay.now += GROUP_SECONDS
+    assert replay.tell() == [Kind.OPENED]
+    replay.report(93, dataset="a")
+    replay.board.check_clock(replay.now, RULES, watched=["a"])
+    assert replay.tell() == [], "nothing recovered"
+    assert replay.board.open_incidents == []
+    replay.failed("a", judge_down=True)
+    replay.now += GROUP_SECONDS
+    assert replay.tell() == [Kind.OPENED], "the next outage is one of its own"
+
+
+def test_backups_that_are_not_watched_any_more_hold_no_incident_open(replay: Replay) -> None:
+    replay.board.check_backup(replay.now, overdue=True, age_hours=40.0)
+    assert replay.tell() == [Kind.OPENED]
+    replay.board.check_backup(replay.now, overdue=None)
+    assert replay.tell() == []
+    assert replay.board.open_incidents == []
+
+
+def test_an_outage_waits_for_the_datasets_that_are_still_evaluated(replay: Replay) -> None:
+    """The weekly job goes through them one after another: one message names all that the outage hit."""
+    told = []
+    for name in ("a", "b", "c"):
+        replay.board.apply(RunFailed(id=name, dataset=name, run_id="r", at=replay.now, why="no answer", judge_down=True))
+        for _ in range(10):
+            replay.now += 60.0
+            told += replay.board.tell(replay.now, RULES, busy=True)
+    assert told == []
+    (notice,) = replay.board.tell(replay.now, RULES, busy=False)
+    assert (notice.kind, notice.datasets) == (Kind.OPENED, ["a", "b", "c"])
+
+
+def test_an_outage_is_told_within_an_hour_although_evaluations_go_on(replay: Replay) -> None:
+    replay.failed("a", judge_down=True)
+    assert replay.board.tell(replay.now + 3599.0, RULES, busy=True) == []
+    assert [notice.kind for notice in replay.board.tell(replay.now + 3601.0, RULES, busy=True)] == [Kind.OPENED]
+
+
+def test_a_verdict_that_cannot_tell_ends_no_drop(replay: Replay) -> None:
+    replay.report(93)
+    replay.verdict("fail", p_value=1e-6)
+    assert [replay.verdict("inconclusive", p_value=0.5, comparable=False) for _ in range(3)] == [[], [], []]
+    assert [replay.verdict("inconclusive", p_value=0.04) for _ in range(3)] == [[], [], []], "it is likely still"
+    assert replay.state is State.FIRING
+    assert replay.verdict("inconclusive", p_value=0.5) == []
+    assert replay.verdict("inconclusive", p_value=0.6) == [Kind.RECOVERED], "small datasets seldom get a pass"
+
+
+def test_a_verdict_that_cannot_tell_ends_no_suspicion(replay: Replay) -> None:
+    replay.report(93)
+    replay.verdict("fail")
+    replay.verdict("inconclusive", p_value=0.04)
+    assert replay.verdict("fail") == [Kind.OPENED]
+
+
+def test_the_name_of_a_snapshot_that_is_gone_stops_no_alert(replay: Replay) -> None:
+    replay.report(93, snapshot="zz-trial")
+    assert replay.report(10, snapshot="2026w01") == [], "as long as it is there, it is the newest"
+    replay.number += 1
+    present = ["2026w01", "2026w02"]
+    low, high = wilson_interval(10, 100) or (0.0, 1.0)
+    seen = Reported(
+        id="gone", dataset="qa", snapshot="2026w02", run_id="r", at=replay.now, pass_rate=0.1, low=low, high=high,
+        coverage=1.0, threshold=0.8, min_coverage=0.95, evidence="other",
+    )  # fmt: skip
+    replay.board.apply(seen, present)
+    assert replay.tell() == [Kind.OPENED]
+
+
+def test_a_run_that_failed_after_its_report_or_over_history_is_no_missing_report(replay: Replay) -> None:
+    replay.report(93)
+    assert replay.failed(started=replay.now - 2 * HOUR) == [], "a report came since it started"
+    assert replay.failed(history=True) == []
+    assert replay.state is State.OK
+    assert replay.failed() == [Kind.OPENED]
+
+
+def test_a_recovery_within_a_mute_is_told_when_the_mute_ends(replay: Replay) -> None:
+    replay.report(93)
+    replay.report(20)
+    replay.board.mute("qa", replay.now + 5 * HOUR)
+    assert replay.report(95) == []
+    replay.now += 5 * HOUR
+    assert replay.tell() == [Kind.RECOVERED]
+
+
+def test_a_muted_dataset_is_not_named_in_what_is_told_of_others(replay: Replay) -> None:
+    replay.board.mute("a", replay.now + HOUR)
+    replay.failed("a", judge_down=True)
+    replay.failed("b", judge_down=True)
+    replay.now += GROUP_SECONDS
+    assert replay.tell() == [Kind.OPENED]
+    assert replay.told[-1].datasets == ["b"]
