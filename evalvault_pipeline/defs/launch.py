@@ -19,6 +19,7 @@ from evalvault_pipeline.scoring.store import is_running
 
 PROCESS_TAG = ".dagster/evalvault-process"  # Dagster's UI hides tags that begin so
 BACKFILL_TAG = "evalvault/backfill"
+TRACEBACK = "Traceback (most recent call last):"  # stands behind what an unexpected error said (scrubbing.py)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -174,4 +175,4 @@ def _why_failed(step: str, data: Any) -> tuple[list[str], int]:
     failure = data.user_failure_data.description if data.user_failure_data else None
     exit_code = kind.exit_code if isinstance(kind, type) and issubclass(kind, PipelineError) else 2
     said = failure or (error.message.partition(": ")[2] or error.message).strip() if error else "without a word"
-    return [f"{step} failed: {said}"], exit_code
+    return [f"{step} failed: {said.partition(TRACEBACK)[0].strip()}"], exit_code

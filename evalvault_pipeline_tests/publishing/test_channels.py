@@ -128,7 +128,7 @@ def test_a_webhook_of_ones_own_gets_the_facts_and_a_key_against_repeats() -> Non
     with Receiver() as receiver:
         post_json(SecretStr(f"{receiver.url}/hook"), a_message())
         _path, body, headers = receiver.requests[0]
-    assert (body["datasets"], body["incident"], headers["Idempotency-Key"]) == (["qa"], "qa-quality-1", "qa-quality-1.1")
+    assert (body["datasets"], body["incident"], headers["Idempotency-Key"]) == (["qa"], "qa-quality-1", "qa-quality-1.1@0")
     assert "76.6 %" in body["text"]
 
 
