@@ -29,6 +29,22 @@ KEYS = [
     "Authorization: Bearer abcdef0123456789",
     "postgresql://user:hunter2secret@127.0.0.1/db",
 ]
+QUOTED = [  # (what is told, what must not be)
+    ("Incorrect API key provided: sk-proj-****abcd.", "abcd"),
+    ("Incorrect API key provided: sk-pr***********************wxyz. You can find", "wxyz"),
+    ("Authorization: Basic dXNlcjpwYXNzd29yZA==", "dXNlcjpwYXNzd29yZA"),
+    ("authorization: bearer abcdef0123456789", "abcdef0123456789"),
+    ("sent bearer abcdef0123456789 to it", "abcdef0123456789"),
+    ("{'Authorization': 'Token abcdef0123456789'}", "abcdef0123456789"),
+    ("키는 ghp_abcdefghijklmnopqrstuvwxyz0123456789입니다", "klmnop"),
+    ("github_pat_11ABCDEFG0_abcdefghijklmnop", "klmnop"),
+    ("키AIzaSyA1234567890abcdefghijklmnopqrstuv를", "klmnop"),
+    ("키AKIAIOSFODNN7EXAMPLE를", "EXAMPLE"),
+    ("X-API-Key: plain-looking-value", "looking"),
+    ("{'x-api-key': 'plain-looking-value'}", "looking"),
+    ("[(b'x-api-key', b'plain-looking-value')]", "looking"),
+]
+PLAIN = ["the bearer of the policy", "Basic understanding of authorization", "an API key: none", "ask-me-anything-of-it"]
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +125,27 @@ def test_what_looks_like_a_secret_is_hidden(key: str) -> None:
     assert secret not in shown
     assert "[SECRET]" in shown
     assert shown.startswith("failed with ")
+
+
+@pytest.mark.parametrize(("told", "secret"), QUOTED)
+def test_a_secret_that_others_quote_is_hidden(told: str, secret: str) -> None:
+    shown = without_secrets(f"failed with {told} at once")
+    assert secret not in shown
+    assert "[SECRET]" in shown
+    assert shown.startswith("failed with ")
+    assert shown.endswith(" at once")
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_ordinary_words_are_no_secrets(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+def test_the_password_of_a_known_url_is_hidden_alone_as_written_and_as_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_URL", "smtp://user:Hunter2%40pass@mail.example.invalid:587")
+    know_secrets(["https://user:Other2pass@hook.example.invalid/x", "https://[no-url:secret@"])
+    for password in ("Hunter2%40pass", "Hunter2@pass", "Other2pass"):
+        assert without_secrets(f"auth failed for password {password}") == "auth failed for password [SECRET]"
 
 
 def test_a_known_secret_is_hidden_in_messages_exceptions_warnings_and_the_last_traceback(tmp_path: Path) -> None:
