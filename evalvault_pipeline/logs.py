@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -90,8 +91,9 @@ def configure_logging(
     """Log to standard error (INFO and above with `verbose`, otherwise warnings) and, INFO and above, to `file`.
 
     With `file_only`, the name of a logger, its lines go to the file, and all else stays as it is. The file is rotated each
-    day and at `max_mb`, by whichever of the processes that write to it comes first; none loses a line. `redact` is applied
-    to each line as a whole, after secrets are hidden. Raises OSError for a folder that cannot be made.
+    day and at `max_mb`, by whichever of the processes that write to it comes first; none loses a line. Then rotated files of
+    days before the last `keep_days` are deleted. `redact` is applied to each line as a whole, after secrets are hidden.
+    Raises OSError for a folder that cannot be made.
     """
     formatter = _Lines(form, lambda text: redact(without_secrets(text)))
     handlers: list[logging.Handler] = []
@@ -206,11 +208,20 @@ def _hook(redact: Callable[[str], str]) -> Callable[[type[BaseException], BaseEx
 def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
     from concurrent_log_handler import ConcurrentTimedRotatingFileHandler
 
+    class DaysKept(ConcurrentTimedRotatingFileHandler):
+        """Rotated by size, too, so that its own count of files is no count of days."""
+
+        def getFilesToDelete(self) -> list[str]:  # noqa: N802  its name there, called under the lock that processes share
+            oldest = datetime.now().date() - timedelta(days=keep_days)
+            rotated = re.compile(rf"{re.escape(file.name)}\.(\d{{4}}-\d\d-\d\d)(\.\d+)?")
+            days = {one: found[1] for one in file.parent.iterdir() if (found := rotated.fullmatch(one.name))}
+            return [str(one) for one, day in days.items() if day < oldest.isoformat()]
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler: logging.Handler = ConcurrentTimedRotatingFileHandler(
+    handler: logging.Handler = DaysKept(
         filename=str(file),
         when="midnight",
-        backupCount=keep_days,
+        backupCount=1,  # not 0, with which it deletes nothing
         maxBytes=int(max_mb * 1_000_000),
         encoding="utf-8",
         errors="backslashreplace",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.stack import UserProject
 
 CANARY = "canary-4f9a81c2"
+ROTATED_FILES = 8
 KEYS = [
     "sk-proj-abcdefghijklmnop1234",
     "xoxb-111111111111-222222222222",
@@ -115,7 +117,22 @@ def test_four_processes_lose_no_line_while_the_file_is_rotated(tmp_path: Path) -
     assert [writer.wait() for writer in writers] == [0] * 4
     found = [line.split(" - INFO - ")[1] for part in tmp_path.glob("evalvault.log*") for line in lines(part)]
     assert (len(found), len(set(found))) == (4000, 4000)
-    assert len(list(tmp_path.glob("evalvault.log*"))) > 3, "it was rotated"
+    assert len(list(tmp_path.glob("evalvault.log*"))) >= ROTATED_FILES, "docs/logs.md says so"
+
+
+def test_rotated_files_are_kept_for_days_however_many_a_day_has(tmp_path: Path) -> None:
+    today = datetime.now().date()
+    days = {days: tmp_path / f"evalvault.log.{today - timedelta(days=days)}" for days in (1, 3, 4)}
+    others = [tmp_path / "evalvault.log.2001-01-01.bak", tmp_path / "other.log.2001-01-01"]
+    for old in [*days.values(), tmp_path / f"{days[4].name}.12", *others]:
+        old.write_text("old", encoding="utf-8")
+    configure_logging(file=tmp_path / "evalvault.log", max_mb=0.001, keep_days=3)
+    for number in range(100):
+        logging.getLogger("x").info("line %d", number)
+    assert len(list(tmp_path.glob(f"evalvault.log.{today}*"))) > 3
+    assert [number for number, file in days.items() if file.exists()] == [1, 3]
+    assert not list(tmp_path.glob(f"{days[4].name}*"))
+    assert all(other.exists() for other in others)
 
 
 @pytest.mark.parametrize("key", KEYS)
