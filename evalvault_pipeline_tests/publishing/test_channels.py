@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import ssl
 import subprocess
@@ -119,6 +121,44 @@ def test_a_message_is_cut_to_what_slack_takes_and_escaped() -> None:
     assert max(len(block["text"]["text"]) for block in built if block["type"] == "section" and "text" in block) <= 3000
     assert "2026w46 &lt;b&gt;&amp;" in str(blocks(a_message()))
     assert "<http://127.0.0.1:3000/runs/1|Dagster 실행>" in str(blocks(a_message()))
+
+
+AMPERSANDS = [(f"데이터셋 {number}", "A&B <보험> & C&D " * 120) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fields": AMPERSANDS},
+        {"fields": AMPERSANDS, "cases": [("&" * 300, "&" * 3000)] * 3},
+        {
+            "fields": [("지표", "면책기간은 가입일부터 구십 일입니다. " * 200)] * 40,
+            "cases": [("ko-001", "보험금 " * 2000)] * 50,
+        },
+        {"fields": [("quoted", '"\\\n' * 2000)] * 60, "cases": [("c", '"' * 5000)] * 3},
+        {"fields": [('"' * 500, '"' * 500)] * 60, "cases": [('"' * 500, '"' * 500)] * 60},
+        {"links": [("run", f"http://127.0.0.1/{'r' * 900}?a=1&b=2")] * 6, "fields": AMPERSANDS},
+    ],
+)
+def test_a_whole_message_fits_and_nothing_in_it_is_cut_in_two(changes: dict[str, Any]) -> None:
+    message = a_message(**changes)
+    with Receiver() as receiver:
+        post_by_webhook(webhook_of(receiver), message)
+        sent = receiver.messages[0]
+    assert len(json.dumps(sent["blocks"], ensure_ascii=False)) <= 12_000
+    assert len(sent["blocks"]) <= 50
+    texts = [sent["text"], *(text["text"] for block in sent["blocks"] for text in texts_of(block) if text["type"] == "mrkdwn")]
+    for text in texts:
+        assert len(text) <= 3_900
+        assert not re.search(r"&(?!amp;|lt;|gt;)", text), "an entity is whole"
+        assert text.count("`") % 2 == 0
+    assert all(re.fullmatch(r"(<[^<>|]+\|[^<>|]+>(  )?)+", part) for part in re.findall(r"<.*>", texts[-1])), "a link is whole"
+    shown = [field["text"] for block in sent["blocks"] for field in block.get("fields", [])]
+    assert len(shown) == min(len(message.fields), 30), "every dataset is told of"
+
+
+def texts_of(block: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*([block["text"]] if "text" in block else []), *block.get("fields", []), *block.get("elements", [])]
 
 
 # --- any webhook
