@@ -308,6 +308,35 @@ def test_a_mail_server_that_refuses_is_named_with_its_code(code: str) -> None:
     assert len(mailbox.mails) == 1
 
 
+class Choosy(Mailbox):
+    """Knows nobody whose name begins with x."""
+
+    async def handle_RCPT(  # noqa: N802  its name there
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.startswith("x"):
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 taken"
+
+
+def test_receivers_that_are_refused_are_counted_in_the_log_and_the_others_have_the_mail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = started(mailbox := Choosy())
+    try:
+        url = SecretStr(f"smtp://127.0.0.1:{port_of(server)}")
+        send_mail(url, a_message(), sender="a@b.invalid", to=["c@d.invalid", "xavier@d.invalid", "xu@d.invalid"])
+        with pytest.raises(ChannelUnavailable, match="SMTPRecipientsRefused"):
+            send_mail(url, a_message(), sender="a@b.invalid", to=["xavier@d.invalid"])
+    finally:
+        server.stop()
+    assert len(mailbox.mails) == 1
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "evalvault_pipeline.publishing.email"]
+    assert "refused 2 of 3 receivers of qa-quality-1.1" in told
+    assert "xavier" not in told
+
+
 def test_a_mail_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
