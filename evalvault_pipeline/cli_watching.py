@@ -40,12 +40,14 @@ def status() -> None:
 
     settings = _settings()
     catalog = load_catalog(settings.catalog)
-    since = (datetime.now(UTC) - RUNS_READ).isoformat()
+    now = datetime.now(UTC)
     with RunHistory(settings.score_store_url) as history:
-        runs = {name: list(history.headers(since=since, dataset=name)) for name in catalog.datasets}
+        runs = {name: list(history.headers(since=(now - RUNS_READ).isoformat(), dataset=name)) for name in catalog.datasets}
     with AlertBook(settings.score_store_url) as book:
-        board, waiting = book.board(), book.pending(datetime.now(UTC).timestamp())
-    print_status(overview(catalog.datasets, runs, board), waiting, new_console(), now=datetime.now(UTC))
+        board, waiting = book.board(), book.pending(now.timestamp())
+    snapshots = {name: spec.snapshots() for name, spec in catalog.datasets.items()}
+    lines = overview(snapshots, runs, board, now=now.timestamp())
+    print_status(lines, waiting, new_console(), now=now)
 
 
 def usage(
@@ -120,7 +122,7 @@ def alert_list(
     with AlertBook(_settings().score_store_url) as book:
         board = book.board()
     incidents = [one for one in board.incidents.values() if closed or one.closed_at is None]
-    print_incidents(incidents, board, new_console())
+    print_incidents(incidents, board, new_console(), now=datetime.now(UTC))
 
 
 @alert_app.command("ack")
