@@ -72,12 +72,14 @@ def serve_metrics(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Over EVALVAULT_METRICS_PORT.")] = None,
 ) -> None:
     """Serve /metrics for Prometheus from the score store, until it is ended."""
+    from evalvault_pipeline.cases.catalog import load_catalog
     from evalvault_pipeline.publishing.prometheus import serve
 
     settings = _settings()
+    load_catalog(settings.catalog)  # one that cannot be read is refused now, not at each scrape
     address, number = host or settings.metrics_host, port or settings.metrics_port
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    server = serve(settings.score_store_url, host=address, port=number, api_key=key)
+    server = serve(settings.score_store_url, catalog=settings.catalog, host=address, port=number, api_key=key)
     new_console().print(f"metrics: http://{address}:{number}/metrics", soft_wrap=True)
     try:
         server.serve_forever()
