@@ -80,7 +80,8 @@ def serve_metrics(
     address, number = host or settings.metrics_host, port or settings.metrics_port
     key = settings.api_key.get_secret_value() if settings.api_key else None
     server = serve(settings.score_store_url, catalog=settings.catalog, host=address, port=number, api_key=key)
-    new_console().print(f"metrics: http://{address}:{number}/metrics", soft_wrap=True)
+    place = f"[{address}]" if ":" in address else address
+    new_console().print(f"metrics: http://{place}:{number}/metrics", soft_wrap=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -6,8 +6,10 @@ dataset stands is told of those in the catalog now; what others ran is counted a
 
 from __future__ import annotations
 
+import errno
 import hmac
 import logging
+import socket
 import threading
 import time
 from bisect import bisect_left
@@ -292,7 +294,8 @@ def registry(store_url: str, catalog: Path) -> CollectorRegistry:
 def serve(store_url: str, *, catalog: Path, host: str, port: int, api_key: str | None) -> Any:
     """A server of `/metrics` and `/healthz`, not started yet (`serve_forever`). Behind `X-API-Key` where a key is set.
 
-    Raises InvalidSetting where other machines could read it without a key, ServiceUnavailable where the port is taken.
+    Raises InvalidSetting where other machines could read it without a key, ServiceUnavailable where the port is taken or the
+    address is none of this machine.
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -318,12 +321,17 @@ def serve(store_url: str, *, catalog: Path, host: str, port: int, api_key: str |
         found: Iterable[bytes] = metrics(environ, start)
         return found
 
+    class Server(ThreadingWSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
     try:
-        return make_server(host, port, app, ThreadingWSGIServer, handler_class=Quiet)
+        return make_server(host, port, app, Server, handler_class=Quiet)
     except OSError as error:
-        raise ServiceUnavailable(
-            f"Port {port} of {host} cannot be had: {error.strerror or error}. Choose another with EVALVAULT_METRICS_PORT."
-        ) from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            wrong, remedy = f"Port {port} of {host}", "Choose another with EVALVAULT_METRICS_PORT."
+        else:
+            wrong, remedy = f"Address {host}", "Choose one of this machine with EVALVAULT_METRICS_HOST, such as 127.0.0.1."
+        raise ServiceUnavailable(f"{wrong} cannot be had: {error.strerror or error}. {remedy}") from None
 
 
 def _said(start: StartResponse, status: str, body: bytes, kind: str = "text/plain") -> Collection[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -242,13 +243,14 @@ def test_a_database_that_is_away_is_told_and_nothing_else_is(tmp_path: Path) -> 
 
 
 class Served:
-    def __init__(self, settings: Settings, api_key: str | None = None) -> None:
+    def __init__(self, settings: Settings, api_key: str | None = None, host: str = "127.0.0.1") -> None:
         self.port = free_port()
-        self.server = serve(settings.score_store_url, catalog=CATALOG, host="127.0.0.1", port=self.port, api_key=api_key)
+        self.place = f"[{host}]" if ":" in host else host
+        self.server = serve(settings.score_store_url, catalog=CATALOG, host=host, port=self.port, api_key=api_key)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        request = urllib.request.Request(f"http://{self.place}:{self.port}{path}", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, answer.read().decode()
@@ -287,6 +289,25 @@ def test_without_a_key_only_this_machine_is_served(settings: Settings) -> None:
 def test_a_port_that_is_taken_is_named(open_server: Served, settings: Settings) -> None:
     with pytest.raises(ServiceUnavailable, match=str(open_server.port)):
         serve(settings.score_store_url, catalog=CATALOG, host="127.0.0.1", port=open_server.port, api_key=None)
+
+
+def test_an_address_of_no_interface_is_named_and_not_the_port(settings: Settings) -> None:
+    with pytest.raises(ServiceUnavailable, match=r"Address 192\.0\.2\.1 cannot be had.*EVALVAULT_METRICS_HOST"):
+        serve(settings.score_store_url, catalog=CATALOG, host="192.0.2.1", port=free_port(), api_key="k" * 24)
+
+
+def test_the_loopback_address_of_ipv6_is_served(settings: Settings) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as trial:
+            trial.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    served = Served(settings, host="::1")
+    try:
+        assert served.get("/healthz") == (200, "ok\n")
+    finally:
+        served.server.shutdown()
+        served.server.server_close()
 
 
 def test_a_real_prometheus_scrapes_it_and_evaluates_the_rules(open_server: Served, tmp_path: Path) -> None:
