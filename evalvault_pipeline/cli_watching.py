@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SPAN = re.compile(r"(?P<count>\d{1,5})(?P<unit>[mhdw])")
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+LONGEST_MUTE = timedelta(days=366)
 RUNS_READ = timedelta(days=400)  # of which `status` shows the newest
 
 alert_app = typer.Typer(help="Incidents: list, mute and acknowledge them, and try the channels.", no_args_is_help=True)
@@ -51,7 +52,13 @@ def status() -> None:
 
 
 def usage(
-    since: Annotated[str, typer.Option("--since", help="How far back: 90m, 24h, 7d, 4w, or a date such as 2026-11-01.")] = "7d",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            help="How far back: 90m, 24h, 7d, 4w, or since when: 2026-11-01, 2026-11-01T10:00+09:00.",
+        ),
+    ] = "7d",
     by: Annotated[Literal["run", "day", "dataset", "judge"], typer.Option("--by", help="A line for each.")] = "day",
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
 ) -> None:
@@ -63,6 +70,8 @@ def usage(
     settings = _settings()
     start = _since(since, settings)
     with RunHistory(settings.score_store_url) as history:
+        if dataset is not None:
+            _refuse_unknown(dataset, history.datasets(), settings)
         headers = history.headers(since=start.astimezone(UTC).isoformat(), dataset=dataset)
         print_usage(spent_by(headers, by, timezone=settings.timezone), new_console(), by=by, since=start)
 
@@ -149,7 +158,7 @@ def alert_ack(
 @alert_app.command("mute")
 def alert_mute(
     dataset: Annotated[str, typer.Argument(help="A dataset of the catalog, `backups`, or `all`.")],
-    duration: Annotated[str, typer.Option("--for", help="How long: 90m, 24h, 7d, 4w; 0m ends a mute.")] = "24h",
+    duration: Annotated[str, typer.Option("--for", help="How long: 90m, 24h, 7d, 4w, up to 366d; 0m ends a mute.")] = "24h",
 ) -> None:
     """Say nothing of a dataset for a while; what is still wrong then is told then."""
     from evalvault_pipeline.cases.catalog import load_catalog
@@ -160,8 +169,11 @@ def alert_mute(
     name = "*" if dataset == "all" else dataset
     if name not in ("*", BACKUPS):
         load_catalog(settings.catalog).dataset(name)
+    span = _span(duration)
+    if span > LONGEST_MUTE:
+        raise typer.BadParameter(f"`{duration}` is more than {LONGEST_MUTE.days} days; mute it again when that time is over")
     now = datetime.now(UTC)
-    until = now + _span(duration)
+    until = now + span
     with AlertBook(settings.score_store_url) as book:
         _muted(book, name, until.timestamp())
     said = f"muted until {until:%Y-%m-%d %H:%M} UTC" if until > now else "not muted any more"
@@ -188,11 +200,25 @@ def _muted(book: AlertBook, name: str, until: float) -> None:
     book.change(change)
 
 
+def _refuse_unknown(dataset: str, with_runs: list[str], settings: Settings) -> None:
+    from evalvault_pipeline.cases.catalog import load_catalog
+    from evalvault_pipeline.errors import UnknownRun
+
+    if dataset in with_runs:
+        return
+    known = {*with_runs, *load_catalog(settings.catalog).datasets}
+    if dataset not in known:
+        raise UnknownRun(
+            f"There is no run of `{dataset}`, and the catalog does not declare it. Known: {', '.join(sorted(known))}."
+        )
+
+
 def _since(text: str, settings: Settings) -> datetime:
     from zoneinfo import ZoneInfo
 
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(settings.timezone))
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.replace(tzinfo=ZoneInfo(settings.timezone))
     except ValueError:
         return datetime.now(ZoneInfo(settings.timezone)) - _span(text)
 
