@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from evalvault_pipeline.cases.catalog import load_catalog
 from evalvault_pipeline.errors import InvalidSetting, ServiceUnavailable
@@ -355,6 +356,21 @@ def test_the_rules_are_what_prometheus_takes() -> None:
     for kind, file in (("rules", "rules.yaml"), ("config", "prometheus.yaml")):
         done = subprocess.run(["promtool", "check", kind, MONITORING / file], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_constants_of_the_rules_are_the_settings_defaults_and_the_docs_say_so(settings: Settings) -> None:
+    found = yaml.safe_load((MONITORING / "rules.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    rules = {rule.get("alert"): rule["expr"] for rule in found}
+    assert rules["EvalVaultPassRateLow"].endswith(f"< {settings.alert_pass_rate:g}")
+    assert rules["EvalVaultCoverageLow"].endswith(f"< {settings.gate_min_coverage:g}")
+    assert rules["EvalVaultNoData"].endswith(f"> {settings.alert_no_data_hours / 24:g} * 86400")
+    told = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    for rule, figure in (
+        ("EvalVaultPassRateLow", f"{settings.alert_pass_rate:g}"),
+        ("EvalVaultCoverageLow", f"{settings.gate_min_coverage:g}"),
+        ("EvalVaultNoData", f"{settings.alert_no_data_hours / 24:g} days"),
+    ):
+        assert f"| `{rule}` | {figure} |" in told
 
 
 def test_every_metric_of_the_rules_and_the_dashboard_exists(settings: Settings) -> None:
