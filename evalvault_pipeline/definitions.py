@@ -12,7 +12,7 @@ from evalvault_pipeline.settings import load_settings
 
 _settings = load_settings()
 know_secrets(_settings.secrets)
-redact_output()
+redact_output(redacted)
 try:
     configure_logging(file_only="evalvault_pipeline", redact=redacted, **_settings.log_file_options)
 except OSError as _error:
