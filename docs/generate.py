@@ -20,11 +20,10 @@ import typer
 from evalvault_pipeline.cases.batches import BATCH_SIZES
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.cli import app
-from evalvault_pipeline.defs.instance_storage import VARIABLES
 from evalvault_pipeline.publishing.results_file import results_schema
 from evalvault_pipeline.publishing.verdict_file import verdict_schema
 from evalvault_pipeline.scoring.metrics import METRICS
-from evalvault_pipeline.settings import PROFILES, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, variables
 
 DOCS = Path(__file__).resolve().parent
 PROJECT = DOCS.parent
@@ -124,12 +123,12 @@ def profiles() -> str:
 def settings() -> str:
     return table(
         ("variable", "default", "meaning"),
-        ((code(name), code(default), description) for name, (default, description) in variables().items()),
+        ((code(name), code(default), description) for name, (default, description, _) in variables().items()),
     )
 
 
 def dagster_settings() -> str:
-    return table(("variable", "meaning"), ((code(name), description) for name, description in VARIABLES.items()))
+    return table(("variable", "meaning"), ((code(name), description) for name, description in DAGSTER_VARIABLES.items()))
 
 
 def definitions() -> str:

@@ -20,6 +20,7 @@ from evalvault_pipeline.publishing.webhook import post_json
 from evalvault_pipeline.reporting.comparison import Comparison, compare_runs
 from evalvault_pipeline.reporting.incidents import Notice
 from evalvault_pipeline.reporting.recorded import RecordedRun
+from evalvault_pipeline.secrets import is_set, required_secret
 from evalvault_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,22 @@ METRICS_SHOWN = 5
 
 
 def channels_of(settings: Settings) -> list[str]:
-    """The channels that are set up. Raises InvalidSetting for one that lacks a part."""
-    found = []
-    if settings.slack_bot_token:
+    """The channels that are set up; their secrets are not read. Raises InvalidSetting for those that lack a part."""
+    found, problems = [], []
+    if is_set("SLACK_BOT_TOKEN", settings):
         if not settings.slack_channel:
-            raise InvalidSetting("SLACK_BOT_TOKEN is set, but SLACK_CHANNEL is not. Name the channel's id.")
+            problems.append("SLACK_BOT_TOKEN is set, but SLACK_CHANNEL is not. Name the channel's id.")
         found.append("slack-bot")
-    elif settings.slack_webhook_url:
+    elif is_set("SLACK_WEBHOOK_URL", settings):
         found.append("slack-webhook")
-    if settings.smtp_url:
+    if is_set("SMTP_URL", settings):
         if not settings.alert_email_to:
-            raise InvalidSetting("SMTP_URL is set, but EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told.")
+            problems.append("SMTP_URL is set, but EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told.")
         found.append("email")
-    if settings.alert_webhook_url:
+    if is_set("EVALVAULT_ALERT_WEBHOOK_URL", settings):
         found.append("webhook")
+    if problems:
+        raise InvalidSetting(" ".join(problems))
     return found
 
 
@@ -72,19 +75,16 @@ def send(message: Message, channel: str, settings: Settings, *, thread: str | No
     if channel not in channels_of(settings):
         raise InvalidSetting(f"The channel {channel} is not set up any more. Set it up again, or let its messages expire.")
     if channel == "slack-bot":
-        assert settings.slack_bot_token is not None, "the channel is set up"
         assert settings.slack_channel is not None, "the channel is set up"
-        return post_by_bot(settings.slack_bot_token, settings.slack_channel, message, thread=thread, api=settings.slack_api_url)
+        token = required_secret("SLACK_BOT_TOKEN", settings)
+        return post_by_bot(token, settings.slack_channel, message, thread=thread, api=settings.slack_api_url)
     if channel == "slack-webhook":
-        assert settings.slack_webhook_url is not None, "the channel is set up"
-        post_by_webhook(settings.slack_webhook_url, message)
+        post_by_webhook(required_secret("SLACK_WEBHOOK_URL", settings), message)
     elif channel == "email":
-        assert settings.smtp_url is not None, "the channel is set up"
         to = [address.strip() for address in (settings.alert_email_to or "").split(",") if address.strip()]
-        send_mail(settings.smtp_url, message, sender=settings.alert_email_from or to[0], to=to)
+        send_mail(required_secret("SMTP_URL", settings), message, sender=settings.alert_email_from or to[0], to=to)
     else:
-        assert settings.alert_webhook_url is not None, "the channel is set up"
-        post_json(settings.alert_webhook_url, message)
+        post_json(required_secret("EVALVAULT_ALERT_WEBHOOK_URL", settings), message)
     return None
 
 
@@ -195,7 +195,7 @@ def send_digest(settings: Settings, hours: float = 24.0) -> str:
     for channel in channels:
         try:
             send(message, channel, settings)
-        except ChannelUnavailable as error:
+        except PipelineError as error:
             failed.append(str(error))
     if failed:
         raise ChannelUnavailable(" ".join(failed))

@@ -20,7 +20,7 @@ import typer
 from evalvault_pipeline import __version__, cli_verdicts, cli_watching
 from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
-from evalvault_pipeline.logs import log_context
+from evalvault_pipeline.logs import log_context, redact_traceback, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -295,10 +295,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that lacks a character shows `?`
+    redact_traceback()
     try:
         app()
     except PipelineError as error:
-        print(f"evalvault: {error}", file=sys.stderr)
+        print(f"evalvault: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -318,9 +319,8 @@ def _log(settings: Settings, *, verbose: bool) -> None:
     """Log as the settings say, without secrets and without what a person is known by."""
     from evalvault_pipeline.cases.redaction import redacted
     from evalvault_pipeline.errors import UnwritableFile
-    from evalvault_pipeline.logs import configure_logging, know_secrets
+    from evalvault_pipeline.logs import configure_logging
 
-    know_secrets(settings.secrets)
     try:
         configure_logging(
             verbose=verbose,

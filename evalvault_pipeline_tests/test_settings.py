@@ -9,6 +9,7 @@ import pytest
 
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
 from evalvault_pipeline.scoring.judges import JudgeSpec, judge_spec
+from evalvault_pipeline.secrets import read_secret
 from evalvault_pipeline.settings import PROFILES, ProfileName, load_settings, variables
 
 KEY = "sk-very-secret"
@@ -62,8 +63,9 @@ def test_the_judge_of_a_gguf_file_has_the_name_of_its_file_unless_another_is_giv
 
 
 def test_a_profile_of_a_gguf_file_needs_the_file(tmp_path: Path):
+    settings = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
     with pytest.raises(MissingSetting) as refusal:
-        load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
+        judge_spec(settings)
     assert str(refusal.value).startswith("`EVALVAULT_GGUF` is not set, and profile `gguf` needs it. ")
 
 
@@ -177,8 +179,9 @@ def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
     monkeypatch.setenv("EVALVAULT_PROFILE", "openai")
     if key is not None:
         monkeypatch.setenv("OPENAI_API_KEY", key)
+    settings = load_settings(tmp_path)
     with pytest.raises(MissingSetting) as refusal:
-        load_settings(tmp_path)
+        judge_spec(settings)
     assert str(refusal.value) == (
         "`OPENAI_API_KEY` is not set, and profile `openai` needs it. "
         "Export it, or choose the profile that needs no judge: EVALVAULT_PROFILE=offline"
@@ -346,9 +349,10 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path):
     settings = load_settings(
         tmp_path, EVALVAULT_PROFILE="openai", OPENAI_API_KEY=KEY, EVALVAULT_STORE_URL=f"postgresql://user:{KEY}@db/scores"
     )
-    assert settings.openai_api_key is not None
-    assert settings.openai_api_key.get_secret_value() == KEY
-    for shown in (repr(settings), str(settings), f"{settings.openai_api_key}", repr(settings.openai_api_key)):
+    key = read_secret("OPENAI_API_KEY", settings)
+    assert key is not None and key.get_secret_value() == KEY
+    assert settings.score_store_url == f"postgresql://user:{KEY}@db/scores"
+    for shown in (repr(settings), str(settings), f"{key}", repr(key), settings.model_dump_json(), repr(judge_spec(settings))):
         assert KEY not in shown
 
 
@@ -361,7 +365,7 @@ def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Pa
 
 
 def test_every_variable_has_a_description():
-    assert all(description.endswith(".") for _default, description in variables().values())
+    assert all(variable.description.endswith(".") for variable in variables().values())
     assert variables()["EVALVAULT_PROFILE"][0] == "offline"
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from pydantic import SecretStr
 
+from evalvault_pipeline.errors import UnusableSecret
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, JudgeSpec, Shape
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.openai import OpenAIJudge, listed
 from evalvault_pipeline.scoring.transport import retry_after, short
+from evalvault_pipeline_tests.conftest import a_secret
 from evalvault_pipeline_tests.doubles.faults import Fault
 from evalvault_pipeline_tests.doubles.judge_answers import embedding_for
 from evalvault_pipeline_tests.doubles.openai_server import CHAT, EMBEDDINGS, OpenAIServer
@@ -181,9 +182,9 @@ def test_the_key_goes_into_the_header_and_a_server_without_keys_is_sent_none():
 
 
 def test_a_key_that_http_cannot_carry_is_a_setting_to_mend_and_is_not_shown():
-    with OpenAIServer(keys={KEY}) as server:
-        failed = failure_of(server, api_key=SecretStr("sk-first\nsk-second"))
-    assert failed.fatal and "sk-" not in failed.detail and "key" in failed.detail
+    with OpenAIServer(keys={KEY}) as server, pytest.raises(UnusableSecret) as refused:
+        chat(openai_spec(server, api_key=a_secret("sk-first\nsk-second")))
+    assert "sk-" not in str(refused.value) and "OPENAI_API_KEY" in str(refused.value)
 
 
 # What comes back --------------------------------------------------------------------------------------------------------
@@ -366,7 +367,7 @@ def test_the_models_of_a_server_are_listed_and_one_that_lists_none_is_no_failure
     with OpenAIServer(models=["a", "b"], keys={KEY}) as server:
         assert listed(openai_spec(server)) == {"a": None, "b": None}
         with pytest.raises(CallFailed, match="refuses the key") as failed:
-            listed(openai_spec(server, api_key=SecretStr("sk-wrong")))
+            listed(openai_spec(server, api_key=a_secret("sk-wrong")))
         assert failed.value.fatal
         assert listed(openai_spec(server, base_url=f"{server.url}/nothing/here")) == {}
     with pytest.raises(CallFailed, match="no connection") as failed:
