@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalvault_pipeline import __version__, cli_verdicts, cli_watching
+from evalvault_pipeline import __version__, cli_check_env, cli_verdicts, cli_watching
 from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
 from evalvault_pipeline.logs import log_context, redact_traceback, without_secrets
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+cli_check_env.register(app)
 cli_verdicts.register(app)
 cli_watching.register(app)
 
