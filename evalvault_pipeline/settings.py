@@ -109,10 +109,14 @@ class Settings(SecretSources):
         "offline", validation_alias="EVALVAULT_PROFILE", description="Which judge scores: offline, dev, prod, openai or gguf."
     )
     environment: str | None = Field(
-        None, validation_alias="EVALVAULT_ENV", description="Reads `.env.<name>` from the working directory."
+        None,
+        validation_alias="EVALVAULT_ENV",
+        description="Reads `.env.<name>` of the working directory; set in the process itself.",
     )
     env_file: Path | None = Field(
-        None, validation_alias="EVALVAULT_ENV_FILE", description="Reads this file instead of `.env.<name>`."
+        None,
+        validation_alias="EVALVAULT_ENV_FILE",
+        description="Reads this file instead of `.env.<name>`; set in the process itself.",
     )
     catalog: Path = Field(Path("data/catalog.toml"), validation_alias="EVALVAULT_CATALOG", description="The dataset catalog.")
     results_dir: Path = Field(
