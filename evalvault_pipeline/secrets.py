@@ -363,7 +363,7 @@ def _ask_aws(secret_id: str) -> str:
         raise UnusableSecret(
             "EVALVAULT_AWS_SECRET needs boto3. Install the extra: pip install 'evalvault-pipeline[aws]'"
         ) from None
-    logging.getLogger("botocore").setLevel(logging.INFO)  # its debug lines hold what the service answers
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # its debug lines hold what the service answers
     patience = Config(connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"total_max_attempts": 2})
     told = f"AWS Secrets Manager does not give {secret_id}"
     try:
