@@ -7,8 +7,9 @@ asks the judge, `evalvault alert test` the channels.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -85,15 +86,16 @@ def check_environment(folder: Path | None = None, *, options: Mapping[str, str] 
             return "environment"
         return file.name if file is not None and kept.get(name) else "default"
 
+    secret_rows = [_secret_row(name, settings, file, findings) for name in SECRETS]  # first: then their values are hidden
     rows = [_row(name, settings, source_of(name), wrong) for name in variables() if name not in SECRETS]
     for name in DAGSTER_VARIABLES:
         value = os.environ.get(name, "")
         rows.append(Row(variable=name, value=value, source="environment" if value else NOT_SET))
-    secret_rows = [_secret_row(name, settings, file, findings) for name in SECRETS]
     findings += checklist(settings)
+    findings = [replace(one, said=without_secrets(one.said)) for one in findings]
     return EnvironmentCheck(
         profile=settings.profile.name,
-        judge=settings.profile.judge,
+        judge=without_secrets(settings.profile.judge),
         file=str(file or ""),
         rows=[*rows, *secret_rows],
         findings=sorted(findings, key=lambda one: list(State).index(one.state)),
@@ -140,11 +142,11 @@ def _advised(live: bool, said: str) -> str:
 def _tried(area: str, look: Callable[[], str]) -> Iterator[Finding]:
     """What `look` says, or what it raises."""
     try:
-        yield Finding(area=area, said=without_secrets(look()))
+        yield Finding(area=area, said=look())
     except _Advice as advice:
         yield Finding(area=area, said=str(advice), state=State.ADVICE)
     except PipelineError as error:
-        yield Finding(area=area, said=without_secrets(str(error)), state=State.MISSING)
+        yield Finding(area=area, said=str(error), state=State.MISSING)
 
 
 def _judge(settings: Settings) -> str:
@@ -165,11 +167,12 @@ def _phoenix(settings: Settings, live: bool) -> Iterator[Finding]:
 def _written(area: str, folder: Path, variable: str, told: str) -> Iterator[Finding]:
     """Whether files can be made in a folder, which need not be there yet."""
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        yield Finding(area=area, said=told)
-        return
-    said = f"{folder} cannot be written by this user. Set {variable} to a place that can."
-    yield Finding(area=area, said=said, state=State.MISSING)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            yield Finding(area=area, said=told)
+    except OSError as error:
+        said = f"{folder} cannot be written by this user: {error.strerror}. Set {variable} to a place that can."
+        yield Finding(area=area, said=said, state=State.MISSING)
 
 
 def _backups(settings: Settings, live: bool) -> str:
@@ -254,7 +257,7 @@ def _secret_row(name: str, settings: Settings, file: Path | None, findings: list
         secret, source = found
         row = Row(variable=name, value=_masked(name, secret), source=source)
     except PipelineError as error:
-        findings.append(Finding(area="secrets", said=without_secrets(str(error)), state=State.MISSING))
+        findings.append(Finding(area="secrets", said=str(error), state=State.MISSING))
         return Row(variable=name, value="(cannot be read)", source=NOT_SET)
     if file is not None and source == file.name:
         said = f"{name} stands in {source} as it is. Keep it in a mounted file, AWS or Vault instead (docs/secrets.md)."
@@ -268,8 +271,12 @@ def _masked(name: str, secret: SecretStr) -> str:
     if name != "EVALVAULT_STORE_URL":
         return mask_api_key(secret.get_secret_value())
     try:
-        return shown_url(secret.get_secret_value())
+        place = shown_url(secret.get_secret_value())
     except Exception:  # noqa: BLE001  SQLAlchemy's and those of what it calls: it is no URL
+        place = ""
+    if not place.startswith(("sqlite:", "postgresql")):
         raise InvalidSetting(
-            "EVALVAULT_STORE_URL is no URL of a database. Write sqlite:///file or postgresql+psycopg2://user@host/database"
-        ) from None
+            "EVALVAULT_STORE_URL is no URL of SQLite or Postgres. Write sqlite:///file or "
+            "postgresql+psycopg2://user@host/database"
+        )
+    return place
