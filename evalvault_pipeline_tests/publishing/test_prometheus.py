@@ -24,6 +24,7 @@ from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.prometheus import registry, serve
 from evalvault_pipeline.reporting.incidents import Board, Reported
 from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.secrets import Secret
 from evalvault_pipeline.settings import Settings
 from evalvault_pipeline_tests.conftest import PROJECT, a_secret
 from evalvault_pipeline_tests.stack import free_port, wait_for
@@ -115,9 +116,9 @@ def test_a_database_that_is_away_is_told_and_nothing_else_is(tmp_path: Path) -> 
 
 
 class Served:
-    def __init__(self, settings: Settings, api_key: str = "") -> None:
+    def __init__(self, settings: Settings, api_key: str | Secret = "") -> None:
         self.port = free_port()
-        key = a_secret(api_key, "EVALVAULT_API_KEY")
+        key = a_secret(api_key, "EVALVAULT_API_KEY") if isinstance(api_key, str) else api_key
         self.server = serve(lambda: settings.score_store_url, host="127.0.0.1", port=self.port, api_key=key)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -148,6 +149,28 @@ def test_behind_a_key_nobody_reads_without_it(settings: Settings) -> None:
         status, text = served.get("/metrics", **{"X-API-Key": "a-key-of-more-than-24-characters"})
         assert (status, "evalvault_up 1.0" in text) == (200, True)
         assert served.get("/healthz")[0] == 200
+    finally:
+        served.server.shutdown()
+        served.server.server_close()
+
+
+def test_a_key_that_is_rotated_counts_at_once_and_one_that_is_gone_opens_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-first-key-of-the-scraper")
+    monkeypatch.setenv("EVALVAULT_API_KEY_FILE", str(file))
+    key = Secret(name="EVALVAULT_API_KEY", sources=settings)
+    served = Served(settings, key)
+    try:
+        assert served.get("/metrics", **{"X-API-Key": "the-first-key-of-the-scraper"})[0] == 200
+        file.write_text("the-second-key-of-the-scraper")
+        assert served.get("/metrics", **{"X-API-Key": "the-first-key-of-the-scraper"})[0] == 401
+        assert served.get("/metrics", **{"X-API-Key": "the-second-key-of-the-scraper"})[0] == 200
+        file.write_text("")
+        assert served.get("/metrics", **{"X-API-Key": ""})[0] == 401
+        file.unlink()
+        assert served.get("/metrics", **{"X-API-Key": ""}) == (503, '{"error":"the key cannot be read"}')
     finally:
         served.server.shutdown()
         served.server.server_close()

@@ -16,6 +16,7 @@ from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Ju
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.openai import OpenAIJudge, listed
 from evalvault_pipeline.scoring.transport import retry_after, short
+from evalvault_pipeline.secrets import Secret, load_sources
 from evalvault_pipeline_tests.conftest import a_secret
 from evalvault_pipeline_tests.doubles.faults import Fault
 from evalvault_pipeline_tests.doubles.judge_answers import embedding_for
@@ -185,6 +186,55 @@ def test_a_key_that_http_cannot_carry_is_a_setting_to_mend_and_is_not_shown():
     with OpenAIServer(keys={KEY}) as server, pytest.raises(UnusableSecret) as refused:
         chat(openai_spec(server, api_key=a_secret("sk-first\nsk-second")))
     assert "sk-" not in str(refused.value) and "OPENAI_API_KEY" in str(refused.value)
+
+
+def kept_in(file: Path, monkeypatch: pytest.MonkeyPatch) -> Secret:
+    """A key in a mounted file."""
+    monkeypatch.setenv("OPENAI_API_KEY_FILE", str(file))
+    return Secret(name="OPENAI_API_KEY", sources=load_sources(file.parent))
+
+
+def test_a_key_that_is_rotated_in_the_middle_of_a_run_is_taken_up_by_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "key"
+    file.write_text("sk-first")
+
+    async def ask(judge: OpenAIJudge) -> list[Answer]:
+        first = await judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0)
+        server.keys = {"sk-second"}
+        file.write_text("sk-second")
+        calls = (judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0) for _ in range(20))
+        return [
+            first,
+            *await asyncio.gather(*calls),
+            await judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0),
+        ]
+
+    with OpenAIServer(keys={"sk-first"}) as server:
+        spec = openai_spec(server, api_key=kept_in(file, monkeypatch))
+        assert len(with_judge(spec, ask)) == 22
+        assert server.calls[CHAT] <= 1 + 2 * 20 + 1, "each call at most twice, and the last one once"
+        assert server.answered[CHAT] == 22
+
+
+@pytest.mark.parametrize("then", ["the same", "gone"])
+def test_a_refused_key_is_not_sent_again_where_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str, caplog: pytest.LogCaptureFixture
+):
+    file = tmp_path / "key"
+    file.write_text("sk-wrong-canary")
+
+    async def ask(judge: OpenAIJudge) -> Answer:
+        if then == "gone":
+            file.unlink()
+        return await judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0)
+
+    with OpenAIServer(keys={KEY}, echo_key="whole") as server, pytest.raises(CallFailed, match="refuses the key") as failed:
+        with_judge(openai_spec(server, api_key=kept_in(file, monkeypatch)), ask)
+    assert failed.value.fatal and server.calls[CHAT] == 1
+    assert ("no other can be read" in caplog.text) == (then == "gone")
+    assert "canary" not in caplog.text + failed.value.detail
 
 
 # What comes back --------------------------------------------------------------------------------------------------------
