@@ -29,7 +29,7 @@ _PLACES = re.compile(r"_(FILE|DIR|PATH)$|^EVALVAULT_AWS_SECRET$")  # where a sec
 _PATTERNS = re.compile(
     r"\bsk-[A-Za-z0-9_-]{8,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}|\bhooks\.slack\.com/\S+|\bAKIA[0-9A-Z]{16}\b"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+)?|(?<=Bearer )[A-Za-z0-9._~+/-]{8,}=*"
-    r"|(?<=://)[^\s/@:]*:[^\s@]+(?=@)"
+    r"|(?<=://)[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?=@)"
 )
 _known: set[str] = set()
 _about: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=None)
