@@ -100,7 +100,7 @@ class Telling(HttpDouble):
         if (method, path.partition("?")[0]) == ("GET", "/v1/datasets"):
             return 200, b'{"data": []}'
         status = 422 if path.startswith("/v1/datasets/upload") else 401 if path.startswith("/v1/") else 403
-        return status, json.dumps({"detail": f"{method} {path} {dict(headers)}"}).encode()
+        return status, json.dumps({"detail": f"{headers.get('authorization')} {method} {path} {dict(headers)}"}).encode()
 
 
 @dataclass
