@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
+from evalvault_pipeline.secrets import SECRETS
 from evalvault_pipeline_tests.doubles.openai_server import OpenAIServer
 from evalvault_pipeline_tests.doubles.secret_services import AwsSecrets, HttpDouble, VaultKv
 from evalvault_pipeline_tests.stack import UserProject, free_port, wait_for
@@ -270,6 +271,7 @@ def test_no_process_prints_a_canary(world: World) -> None:
     assert {name: found for name, text in world.printed.items() if (found := canaries_in(text.encode()))} == {}
     for word in ("printed", "written", "logged", "told", "outer", "inner"):
         assert f"{word} OPENAI_API_KEY [SECRET] PHOENIX_API_TOKEN [SECRET]" in world.printed["crash"], word
+    assert all(f"{name} " in world.printed["crash"] for name in set(CANARIES) & set(SECRETS) - {"DAGSTER_PG_PASSWORD"})
 
 
 def test_every_failure_is_told_with_what_it_is_about(world: World) -> None:

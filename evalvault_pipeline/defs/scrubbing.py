@@ -23,7 +23,7 @@ class StepFailed(Exception):
 
 
 def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
-    """The body of an asset or op, whose unexpected errors are raised again without secrets."""
+    """The body of an asset, op or sensor, whose unexpected errors are raised again without secrets."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
