@@ -59,7 +59,7 @@ docs: setup-dev ## write the generated pages of docs/ again
 lock: setup ## pin every dependency with its hash
 	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
-	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra dev pyproject.toml -o requirements-dev.lock
+	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra aws --extra vault --extra dev pyproject.toml -o requirements-dev.lock
 	echo 'arize-phoenix>=20,<21' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-phoenix.lock
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

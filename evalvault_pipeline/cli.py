@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalvault_pipeline import __version__, cli_verdicts, cli_watching
+from evalvault_pipeline import __version__, cli_check_env, cli_verdicts, cli_watching
 from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
-from evalvault_pipeline.logs import log_context
+from evalvault_pipeline.logs import log_context, redact_traceback, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+cli_check_env.register(app)
 cli_verdicts.register(app)
 cli_watching.register(app)
 
@@ -295,10 +296,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that lacks a character shows `?`
+    redact_traceback()
     try:
         app()
     except PipelineError as error:
-        print(f"evalvault: {error}", file=sys.stderr)
+        print(f"evalvault: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -318,9 +320,8 @@ def _log(settings: Settings, *, verbose: bool) -> None:
     """Log as the settings say, without secrets and without what a person is known by."""
     from evalvault_pipeline.cases.redaction import redacted
     from evalvault_pipeline.errors import UnwritableFile
-    from evalvault_pipeline.logs import configure_logging, know_secrets
+    from evalvault_pipeline.logs import configure_logging
 
-    know_secrets(settings.secrets)
     try:
         configure_logging(verbose=verbose, redact=redacted, **settings.log_file_options)
     except OSError as error:

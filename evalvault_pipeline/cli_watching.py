@@ -71,11 +71,12 @@ def serve_metrics(
 ) -> None:
     """Serve /metrics for Prometheus from the score store, until it is ended."""
     from evalvault_pipeline.publishing.prometheus import serve
+    from evalvault_pipeline.secrets import Secret
 
     settings = _settings()
     address, number = host or settings.metrics_host, port or settings.metrics_port
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    server = serve(settings.score_store_url, host=address, port=number, api_key=key)
+    key = Secret(name="EVALVAULT_API_KEY", sources=settings)
+    server = serve(lambda: settings.score_store_url, host=address, port=number, api_key=key)
     new_console().print(f"metrics: http://{address}:{number}/metrics", soft_wrap=True)
     try:
         server.serve_forever()
@@ -87,7 +88,7 @@ def serve_metrics(
 def alert_test() -> None:
     """Send a sample message to every channel that is set up. Exit code 3 where one does not take it."""
     from evalvault_pipeline.alerting import channel_problems, channels_of, sample_message, send
-    from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting
+    from evalvault_pipeline.errors import InvalidSetting, PipelineError
 
     settings = _settings()
     channels, problems = channels_of(settings), channel_problems(settings)
@@ -96,19 +97,19 @@ def alert_test() -> None:
         raise InvalidSetting(
             "No alert channel is set up. Set SLACK_WEBHOOK_URL, SLACK_BOT_TOKEN, SMTP_URL or EVALVAULT_ALERT_WEBHOOK_URL."
         )
-    failed = False
+    failed = 0
     for channel in channels:
         try:
             send(sample_message(settings), channel, settings)
-        except ChannelUnavailable as error:
-            failed = True
+        except PipelineError as error:
+            failed = max(failed, error.exit_code)
             console.print(f"{channel}: {error}", soft_wrap=True)
         else:
             console.print(f"{channel}: sent", soft_wrap=True)
     if problems:
         raise InvalidSetting(" ".join(map(str, problems)))
     if failed:
-        raise typer.Exit(ChannelUnavailable.exit_code)
+        raise typer.Exit(failed)
 
 
 @alert_app.command("list")

@@ -3,7 +3,8 @@
     PipelineError                   exit code 2: wrong usage, setting or data
     ├── MissingSetting              a setting that the profile cannot do without
     ├── InvalidSetting              a setting whose value cannot be used
-    │   └── JudgeMisconfigured      the judge answers, and refuses the key or does not know the model
+    │   ├── JudgeMisconfigured      the judge answers, and refuses the key or does not know the model
+    │   └── UnusableSecret          a source that is named for a secret does not give it
     ├── InvalidCatalog              data/catalog.toml says something that cannot be meant
     │   └── UnknownDataset
     ├── UnknownMetric
@@ -17,6 +18,7 @@
     ├── UnwritableFile              an output that cannot be written
     └── ServiceUnavailable          exit code 3: something that we need does not answer
         ├── ScoreStoreUnavailable
+        ├── SecretUnavailable       AWS or Vault does not answer
         ├── JudgeUnavailable        what was scored until then is kept
         ├── PhoenixUnavailable      what was to be uploaded is kept
         └── ChannelUnavailable      what was to be told is kept, and tried again
@@ -66,6 +68,10 @@ class InvalidSetting(PipelineError):
 
 class JudgeMisconfigured(InvalidSetting):
     """The judge answers, and refuses what the settings say: the key, the model."""
+
+
+class UnusableSecret(InvalidSetting):
+    """A file, or AWS or Vault, is named for a secret and does not give it: missing, denied, empty, not text."""
 
 
 class InvalidCatalog(PipelineError):
@@ -152,6 +158,10 @@ class ServiceUnavailable(PipelineError):
 
 class ScoreStoreUnavailable(ServiceUnavailable):
     """The score store cannot be opened or written."""
+
+
+class SecretUnavailable(ServiceUnavailable):
+    """AWS Secrets Manager or HashiCorp Vault does not answer."""
 
 
 class PhoenixUnavailable(ServiceUnavailable):

@@ -24,11 +24,12 @@ HIDDEN = "[SECRET]"
 _OURS = "_evalvault"
 SHORTEST_SECRET = 6  # a shorter value would blot out ordinary words
 
-_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|WEBHOOK_URL|SMTP_URL|STORE_URL")
+_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|WEBHOOK_URL|SMTP_URL)(_|$)")
+_PLACES = re.compile(r"_(FILE|DIR|PATH)$|^EVALVAULT_AWS_SECRET$")  # where a secret is, is none
 _PATTERNS = re.compile(
     r"\bsk-[A-Za-z0-9_-]{8,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}|\bhooks\.slack\.com/\S+|\bAKIA[0-9A-Z]{16}\b"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+)?|(?<=Bearer )[A-Za-z0-9._~+/-]{8,}=*"
-    r"|(?<=://)[^\s/@:]*:[^\s@]+(?=@)"
+    r"|(?<=://)[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?=@)"
 )
 _known: set[str] = set()
 _about: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=None)
@@ -36,7 +37,7 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=No
 
 def know_secrets(values: Iterable[str]) -> None:
     """Hide these values from now on, with those of the environment's variables that are named as secrets."""
-    named = [value for name, value in os.environ.items() if _NAMES.search(name)]
+    named = [value for name, value in os.environ.items() if _NAMES.search(name) and not _PLACES.search(name)]
     _known.update(value for value in (*values, *named) if len(value) >= SHORTEST_SECRET)
 
 
@@ -98,6 +99,11 @@ def configure_logging(
     sys.excepthook = _hook(formatter.redact)
 
 
+def redact_traceback() -> None:
+    """Hide secrets in what ends this process."""
+    sys.excepthook = _hook(without_secrets)
+
+
 def redact_output() -> None:
     """Hide secrets in every log record, on standard output and error, and in what ends this process."""
     make = logging.getLogRecordFactory()
@@ -118,7 +124,7 @@ def redact_output() -> None:
     setattr(factory, _OURS, True)  # not twice
     logging.setLogRecordFactory(factory)
     sys.stdout, sys.stderr = _Redacted(sys.stdout), _Redacted(sys.stderr)
-    sys.excepthook = _hook(without_secrets)
+    redact_traceback()
 
 
 class _Lines(logging.Formatter):

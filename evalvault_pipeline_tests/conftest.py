@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from evalvault_pipeline import secrets
 from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.secrets import SECRETS, Secret, SecretSources
 from evalvault_pipeline.settings import Settings, load_settings, variables
 from evalvault_pipeline_tests.results_files import write_results
 
@@ -25,8 +27,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
-    for name in [*variables(), "DAGSTER_HOME", "DAGSTER_PG_HOST"]:
+    for name in [*variables(), *(f"{secret}_FILE" for secret in SECRETS), "DAGSTER_HOME", "DAGSTER_PG_HOST"]:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(secrets, "SECRETS_DIR", Path("/nonexistent"))
+    monkeypatch.setattr(secrets, "_answers", {})
+
+
+def a_secret(value: str, name: str = "OPENAI_API_KEY") -> Secret:
+    """A secret with this value, wherever it is read."""
+    sources = SecretSources()
+    sources.with_places(None, {name: value})
+    return Secret(name=name, sources=sources)
 
 
 @pytest.fixture

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from evalvault_pipeline.environment import values_in
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
 from evalvault_pipeline.scoring.judges import JudgeSpec, judge_spec
-from evalvault_pipeline.settings import PROFILES, ProfileName, load_settings, variables
+from evalvault_pipeline.secrets import SECRETS, read_secret
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, ProfileName, load_settings, variables
+from evalvault_pipeline_tests.conftest import PROJECT
 
 KEY = "sk-very-secret"
 
@@ -62,8 +67,9 @@ def test_the_judge_of_a_gguf_file_has_the_name_of_its_file_unless_another_is_giv
 
 
 def test_a_profile_of_a_gguf_file_needs_the_file(tmp_path: Path):
+    settings = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
     with pytest.raises(MissingSetting) as refusal:
-        load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
+        judge_spec(settings)
     assert str(refusal.value).startswith("`EVALVAULT_GGUF` is not set, and profile `gguf` needs it. ")
 
 
@@ -125,6 +131,67 @@ def test_an_environment_without_its_file_is_refused(tmp_path: Path, monkeypatch:
     )
 
 
+def test_a_settings_file_may_be_named_and_then_the_environments_own_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\nEVALVAULT_EXECUTOR=multiprocess\n")
+    (tmp_path / "elsewhere.txt").write_text("EVALVAULT_PROFILE=dev\nEVALVAULT_TOKENIZER=ngram\n")
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    for named in ("elsewhere.txt", str(tmp_path / "elsewhere.txt")):
+        monkeypatch.setenv("EVALVAULT_ENV_FILE", named)
+        settings = load_settings(tmp_path)
+        assert (settings.profile_name, settings.tokenizer, settings.executor) == ("dev", "ngram", "in_process")
+    monkeypatch.setenv("EVALVAULT_TOKENIZER", "kiwi")
+    assert load_settings(tmp_path).tokenizer == "kiwi", "the process environment comes first"
+
+
+def test_a_settings_file_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALVAULT_ENV_FILE", "gone.txt")
+    gone = tmp_path / "gone.txt"
+    assert refusal_of(tmp_path) == (
+        f"EVALVAULT_ENV_FILE is `gone.txt`, but there is no file {gone}. Create it, or unset EVALVAULT_ENV_FILE."
+    )
+
+
+def test_a_plain_env_file_is_refused_also_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Dagster's commands read it all the same."""
+    (tmp_path / ".env").write_text("EVALVAULT_PROFILE=prod\n")
+    monkeypatch.setenv("EVALVAULT_ENV_FILE", ".env")
+    assert " sets EVALVAULT_PROFILE, " in refusal_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "ollama", "phoenix"),
+    [
+        ("development", "dev", "http://localhost:11434", None),
+        ("staging", "prod", "http://ollama-staging:11434", "http://phoenix-staging:6006"),
+        ("production", "prod", "http://ollama-prod:11434", "http://phoenix-prod:6006"),
+    ],
+)
+def test_the_projects_own_settings_files_hold_the_guides_values_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, profile: str, ollama: str, phoenix: str | None
+):
+    monkeypatch.setenv("EVALVAULT_ENV", name)
+    settings = load_settings(PROJECT)
+    assert (settings.profile_name, settings.ollama_base_url, settings.phoenix_enabled) == (profile, ollama, phoenix is not None)
+    assert phoenix is None or settings.phoenix_endpoint == phoenix
+    assert not set(values_in(PROJECT / f".env.{name}")) & set(SECRETS)
+    ignored = subprocess.run(["git", "check-ignore", f".env.{name}"], cwd=PROJECT, capture_output=True, text=True)
+    assert ignored.stdout == "", "it can be committed"
+
+
+def test_the_example_changes_nothing_as_it_stands_and_holds_every_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (PROJECT / ".env.example").read_text(encoding="utf-8")
+    monkeypatch.setenv("EVALVAULT_ENV", "example")
+    (tmp_path / ".env.example").write_text(text)
+    assert values_in(tmp_path / ".env.example") == {}
+    plain = load_settings(tmp_path)
+    (tmp_path / ".env.example").write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE))
+    assert load_settings(tmp_path) == plain
+    listed = re.findall(r"^# ([A-Z_]+)=", text, flags=re.MULTILINE)
+    assert sorted(listed) == sorted([*variables(), *DAGSTER_VARIABLES])
+
+
 def test_an_env_file_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / ".env.prod").write_bytes("# 운영\nEVALVAULT_PROFILE=prod\n".encode("cp949"))
     monkeypatch.setenv("EVALVAULT_ENV", "prod")
@@ -177,8 +244,9 @@ def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
     monkeypatch.setenv("EVALVAULT_PROFILE", "openai")
     if key is not None:
         monkeypatch.setenv("OPENAI_API_KEY", key)
+    settings = load_settings(tmp_path)
     with pytest.raises(MissingSetting) as refusal:
-        load_settings(tmp_path)
+        judge_spec(settings)
     assert str(refusal.value) == (
         "`OPENAI_API_KEY` is not set, and profile `openai` needs it. "
         "Export it, or choose the profile that needs no judge: EVALVAULT_PROFILE=offline"
@@ -346,9 +414,10 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path):
     settings = load_settings(
         tmp_path, EVALVAULT_PROFILE="openai", OPENAI_API_KEY=KEY, EVALVAULT_STORE_URL=f"postgresql://user:{KEY}@db/scores"
     )
-    assert settings.openai_api_key is not None
-    assert settings.openai_api_key.get_secret_value() == KEY
-    for shown in (repr(settings), str(settings), f"{settings.openai_api_key}", repr(settings.openai_api_key)):
+    key = read_secret("OPENAI_API_KEY", settings)
+    assert key is not None and key.get_secret_value() == KEY
+    assert settings.score_store_url == f"postgresql://user:{KEY}@db/scores"
+    for shown in (repr(settings), str(settings), f"{key}", repr(key), settings.model_dump_json(), repr(judge_spec(settings))):
         assert KEY not in shown
 
 
@@ -361,7 +430,7 @@ def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Pa
 
 
 def test_every_variable_has_a_description():
-    assert all(description.endswith(".") for _default, description in variables().values())
+    assert all(variable.description.endswith(".") for variable in variables().values())
     assert variables()["EVALVAULT_PROFILE"][0] == "offline"
 
 

@@ -97,6 +97,7 @@ def pass_rate_alert_sensor(catalog: Catalog, settings: Settings, job: dg.JobDefi
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Alerts when a pass rate drops, too little is measured, a run fails or does not come; and when it is over.",
     )
+    @scrubbed
     def watch_reports(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = time.time()
         asked = load_settings()

@@ -29,7 +29,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
     jobs = [dataset_job(spec) for spec in specs]
     everything = all_datasets_job(catalog, lambda name: definitions.resolve_job_def(name))
     alerts, digest, retention = alert_job(), digest_job(), retention_job()
-    results_dir, store = str(settings.results_dir), settings.score_store_url
+    results_dir = str(settings.results_dir)
     definitions = dg.Definitions(
         assets=[asset for spec in specs for asset in dataset_assets(spec, settings)],
         jobs=[*jobs, everything, register_job(catalog), promote_job(settings), alerts, digest, retention],
@@ -47,7 +47,7 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "cases_io": CasesIOManager(results_dir=results_dir),
             "scores_io": ScoresIOManager(results_dir=results_dir),
             "report_io": ReportIOManager(results_dir=results_dir),
-            "score_store": ScoreStoreResource(url=store if store.startswith("sqlite:") else None),
+            "score_store": ScoreStoreResource(default_url=settings.default_store_url),
             "phoenix": PhoenixResource(enabled=settings.phoenix_enabled, endpoint=shown(settings.phoenix_endpoint)),
             "judge": JudgeResource(profile=settings.profile.name, judge=settings.profile.judge),
         },

@@ -23,7 +23,7 @@ class StepFailed(Exception):
 
 
 def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
-    """The body of an asset, op or IO manager: unexpected errors are without secrets, log lines with run and dataset."""
+    """The body of an asset, op, sensor or IO manager: errors are without secrets, log lines with run and dataset."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:

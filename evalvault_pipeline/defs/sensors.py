@@ -10,6 +10,7 @@ import dagster as dg
 from evalvault_pipeline.cases.catalog import Catalog
 from evalvault_pipeline.defs.jobs import evaluation_job_name
 from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 
 # A file that was written to a moment ago may not be whole yet.
@@ -31,6 +32,7 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
         minimum_interval_seconds=30,
         description="Scores a snapshot when its file appears or changes.",
     )
+    @scrubbed
     def watch_snapshots(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         seen: dict[str, list[int]] = json.loads(context.cursor or "{}")
         requests: list[dg.RunRequest] = []

@@ -19,6 +19,7 @@ from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.reporting.incidents import State
 from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,10 +35,11 @@ OTHER = "other"  # label of what lies beyond
 
 
 class Exporter:
-    """Collects from the database at a URL, at each scrape only what is new."""
+    """Collects from the database, at each scrape only what is new. Its URL is asked for each time: a password may change."""
 
-    def __init__(self, store_url: str, clock: Callable[[], float] = time.time) -> None:
-        self._url, self._clock = store_url, clock
+    def __init__(self, store_url: Callable[[], str], clock: Callable[[], float] = time.time) -> None:
+        self._store_url, self._clock = store_url, clock
+        self._url = ""
         self._seen: set[tuple[str, str]] = set()
         self._until = ""
         self._latest: dict[str, Mapping[str, Any]] = {}
@@ -54,6 +56,7 @@ class Exporter:
 
         yield InfoMetricFamily("evalvault_build", "Version of the package.", value={"version": __version__})
         try:
+            self._url = self._store_url()
             self._read()
             found = [*self._of_runs(), *self._of_calls(), *self._of_alerts()]
         except PipelineError:
@@ -209,7 +212,7 @@ class Exporter:
         yield GaugeMetricFamily("evalvault_alerts_undelivered", "Messages that no channel took yet.", value=waiting)
 
 
-def registry(store_url: str) -> CollectorRegistry:
+def registry(store_url: Callable[[], str]) -> CollectorRegistry:
     from prometheus_client import CollectorRegistry
 
     found = CollectorRegistry(auto_describe=False)
@@ -217,9 +220,10 @@ def registry(store_url: str) -> CollectorRegistry:
     return found
 
 
-def serve(store_url: str, *, host: str, port: int, api_key: str | None) -> Any:
+def serve(store_url: Callable[[], str], *, host: str, port: int, api_key: Secret) -> Any:
     """A server of `/metrics` and `/healthz`, not started yet (`serve_forever`). Behind `X-API-Key` where a key is set.
 
+    The key is read for each request: a rotated one counts at once, and one that is gone opens nothing.
     Raises InvalidSetting where other machines could read it without a key, ServiceUnavailable where the port is taken.
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -227,7 +231,8 @@ def serve(store_url: str, *, host: str, port: int, api_key: str | None) -> Any:
     from prometheus_client import make_wsgi_app
     from prometheus_client.exposition import ThreadingWSGIServer
 
-    if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
+    guarded = api_key.read() is not None
+    if not guarded and host not in ("127.0.0.1", "localhost", "::1"):
         raise InvalidSetting(f"Bound to {host}, the metrics are for everybody. Set EVALVAULT_API_KEY, or bind to 127.0.0.1.")
     metrics = make_wsgi_app(registry(store_url))
 
@@ -238,8 +243,12 @@ def serve(store_url: str, *, host: str, port: int, api_key: str | None) -> Any:
     def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/healthz":
             return _said(start, "200 OK", b"ok\n")
+        try:
+            key = api_key.read()
+        except PipelineError:
+            return _said(start, "503 Service Unavailable", b'{"error":"the key cannot be read"}', "application/json")
         given = environ.get("HTTP_X_API_KEY", "").encode("latin-1", "replace")
-        if api_key is not None and not hmac.compare_digest(given, api_key.encode()):
+        if (guarded or key) and (key is None or not hmac.compare_digest(given, key.get_secret_value().encode())):
             return _said(start, "401 Unauthorized", b'{"error":"Unauthorized"}', "application/json")
         if environ["PATH_INFO"] not in ("/", "/metrics"):
             return _said(start, "404 Not Found", b"there is /metrics and /healthz\n")

@@ -24,8 +24,9 @@ from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.prometheus import registry, serve
 from evalvault_pipeline.reporting.incidents import Board, Reported
 from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.secrets import Secret
 from evalvault_pipeline.settings import Settings
-from evalvault_pipeline_tests.conftest import PROJECT
+from evalvault_pipeline_tests.conftest import PROJECT, a_secret
 from evalvault_pipeline_tests.stack import free_port, wait_for
 
 MONITORING = PROJECT / "deploy" / "monitoring"
@@ -42,7 +43,7 @@ def scored(settings: Settings, run_id: str = "run1", metrics: tuple[str, ...] = 
 def samples(settings: Settings) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in registry(settings.score_store_url).collect()
+        for family in registry(lambda: settings.score_store_url).collect()
         for sample in family.samples
     }
 
@@ -110,14 +111,15 @@ def test_the_labels_are_bounded(settings: Settings, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_database_that_is_away_is_told_and_nothing_else_is(tmp_path: Path) -> None:
-    found = list(registry("postgresql://u:canary@127.0.0.1:9/x").collect())
+    found = list(registry(lambda: "postgresql://u:canary@127.0.0.1:9/x").collect())
     assert {family.name for family in found} == {"evalvault_build", "evalvault_up"}
 
 
 class Served:
-    def __init__(self, settings: Settings, api_key: str | None = None) -> None:
+    def __init__(self, settings: Settings, api_key: str | Secret = "") -> None:
         self.port = free_port()
-        self.server = serve(settings.score_store_url, host="127.0.0.1", port=self.port, api_key=api_key)
+        key = a_secret(api_key, "EVALVAULT_API_KEY") if isinstance(api_key, str) else api_key
+        self.server = serve(lambda: settings.score_store_url, host="127.0.0.1", port=self.port, api_key=key)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
@@ -152,14 +154,38 @@ def test_behind_a_key_nobody_reads_without_it(settings: Settings) -> None:
         served.server.server_close()
 
 
+def test_a_key_that_is_rotated_counts_at_once_and_one_that_is_gone_opens_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-first-key-of-the-scraper")
+    monkeypatch.setenv("EVALVAULT_API_KEY_FILE", str(file))
+    key = Secret(name="EVALVAULT_API_KEY", sources=settings)
+    served = Served(settings, key)
+    try:
+        assert served.get("/metrics", **{"X-API-Key": "the-first-key-of-the-scraper"})[0] == 200
+        file.write_text("the-second-key-of-the-scraper")
+        assert served.get("/metrics", **{"X-API-Key": "the-first-key-of-the-scraper"})[0] == 401
+        assert served.get("/metrics", **{"X-API-Key": "the-second-key-of-the-scraper"})[0] == 200
+        file.write_text("")
+        assert served.get("/metrics", **{"X-API-Key": ""})[0] == 401
+        file.unlink()
+        assert served.get("/metrics", **{"X-API-Key": ""}) == (503, '{"error":"the key cannot be read"}')
+    finally:
+        served.server.shutdown()
+        served.server.server_close()
+
+
 def test_without_a_key_only_this_machine_is_served(settings: Settings) -> None:
     with pytest.raises(InvalidSetting, match="EVALVAULT_API_KEY"):
-        serve(settings.score_store_url, host="0.0.0.0", port=free_port(), api_key=None)
+        serve(lambda: settings.score_store_url, host="0.0.0.0", port=free_port(), api_key=a_secret("", "EVALVAULT_API_KEY"))
 
 
 def test_a_port_that_is_taken_is_named(open_server: Served, settings: Settings) -> None:
     with pytest.raises(ServiceUnavailable, match=str(open_server.port)):
-        serve(settings.score_store_url, host="127.0.0.1", port=open_server.port, api_key=None)
+        serve(
+            lambda: settings.score_store_url, host="127.0.0.1", port=open_server.port, api_key=a_secret("", "EVALVAULT_API_KEY")
+        )
 
 
 def test_a_real_prometheus_scrapes_it_and_evaluates_the_rules(open_server: Served, tmp_path: Path) -> None:
@@ -215,7 +241,7 @@ def test_every_metric_of_the_rules_and_the_dashboard_exists(settings: Settings) 
         store.note_calls("host:1", "judge", {"answered": 1}, in_flight=0, limit=1)
     with AlertBook(settings.score_store_url) as book:
         book.board()
-    families = list(registry(settings.score_store_url).collect())
+    families = list(registry(lambda: settings.score_store_url).collect())
     known = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
     used = set()
     for file in ("rules.yaml", "grafana-dashboard.json"):
