@@ -5,7 +5,6 @@ Label values are the catalog's datasets, metrics of the registry, reasons and ju
 
 from __future__ import annotations
 
-import hmac
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -14,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline import __version__
-from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
+from evalvault_pipeline.access.keys import required_key
+from evalvault_pipeline.errors import PipelineError, ServiceUnavailable
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.reporting.incidents import State
@@ -220,15 +220,15 @@ def registry(store_url: str) -> CollectorRegistry:
 def serve(store_url: str, *, host: str, port: int, api_key: str | None) -> Any:
     """A server of `/metrics` and `/healthz`, not started yet (`serve_forever`). Behind `X-API-Key` where a key is set.
 
-    Raises InvalidSetting where other machines could read it without a key, ServiceUnavailable where the port is taken.
+    Raises InvalidSetting where other machines could read it without a key, or with a short one; ServiceUnavailable where the
+    port is taken.
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
     from prometheus_client import make_wsgi_app
     from prometheus_client.exposition import ThreadingWSGIServer
 
-    if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        raise InvalidSetting(f"Bound to {host}, the metrics are for everybody. Set EVALVAULT_API_KEY, or bind to 127.0.0.1.")
+    key = required_key(api_key, host=host, what="The exporter")
     metrics = make_wsgi_app(registry(store_url))
 
     class Quiet(WSGIRequestHandler):
@@ -239,7 +239,7 @@ def serve(store_url: str, *, host: str, port: int, api_key: str | None) -> Any:
         if environ["PATH_INFO"] == "/healthz":
             return _said(start, "200 OK", b"ok\n")
         given = environ.get("HTTP_X_API_KEY", "").encode("latin-1", "replace")
-        if api_key is not None and not hmac.compare_digest(given, api_key.encode()):
+        if key is not None and not key.is_(given):
             return _said(start, "401 Unauthorized", b'{"error":"Unauthorized"}', "application/json")
         if environ["PATH_INFO"] not in ("/", "/metrics"):
             return _said(start, "404 Not Found", b"there is /metrics and /healthz\n")

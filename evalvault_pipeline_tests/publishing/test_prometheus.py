@@ -152,9 +152,10 @@ def test_behind_a_key_nobody_reads_without_it(settings: Settings) -> None:
         served.server.server_close()
 
 
-def test_without_a_key_only_this_machine_is_served(settings: Settings) -> None:
+@pytest.mark.parametrize("key", [None, "", "short"])
+def test_without_a_key_of_24_characters_only_this_machine_is_served(settings: Settings, key: str | None) -> None:
     with pytest.raises(InvalidSetting, match="EVALVAULT_API_KEY"):
-        serve(settings.score_store_url, host="0.0.0.0", port=free_port(), api_key=None)
+        serve(settings.score_store_url, host="0.0.0.0", port=free_port(), api_key=key)
 
 
 def test_a_port_that_is_taken_is_named(open_server: Served, settings: Settings) -> None:
