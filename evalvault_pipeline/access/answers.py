@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalvault_pipeline.access.pages import POLICY
-from evalvault_pipeline.access.requests import Scope
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -68,17 +67,10 @@ async def say(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse_websocket(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
-    """Before the handshake, so that a browser's page learns no more than that it failed."""
+async def refuse_websocket(receive: Receive, send: Send) -> None:
+    """Before the handshake: the client is answered 403, and a page learns no more than that it failed."""
     await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})
-        return
-
-    async def denied(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    await say(denied, answer)
+    await send({"type": "websocket.close", "code": 1008})
 
 
 def hardened(send: Send) -> Send:

@@ -63,12 +63,14 @@ class Guard:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        answer = self._misplaced(request) or (self._login.refuses(request) if self._login else None)
         by_key = self._login is not None and bool(request.all(b"x-api-key"))
-        if answer is None and not by_key and not request.has_own_origin():
-            answer = error(403, "A WebSocket without the key needs the Origin of this server.")
-        if answer is not None:
-            await refuse_websocket(scope, receive, send, answer)
+        refused = (
+            self._misplaced(request)
+            or (self._login.refuses(request) if self._login else None)
+            or not (by_key or request.has_own_origin())  # a browser always says whose page asks
+        )
+        if refused:
+            await refuse_websocket(receive, send)
             return
         session = self._login.session(request) if self._login and not by_key else None
         await self._app(_without_secrets(scope), receive, self._while_alive(session, send))

@@ -6,10 +6,14 @@ Dagster has no public way to build its web application. The names of its inside 
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, MAX_OVERFLOW = 15_000, 3600, 20  # those of dagster-webserver
 POLL_MS = 2000  # how often the UI asks for news of assets; that of dagster-webserver
+DAEMON_CLOSING_SECONDS = 30
 CLOSING_SECONDS = 5  # for how long open WebSockets hold up the end
 FRAME_BYTES = 1 << 20
 
@@ -38,27 +43,27 @@ def serve_webserver(
     port: int,
     workspace: Path,
     read_only: bool = False,
+    daemon: bool = False,
     started: Callable[[str, bool], None] = lambda url, key: None,
 ) -> None:
     """Serve the UI until the process is told to end. `started` is told the address, and whether a key is needed.
 
-    Raises InvalidSetting where others could come in without a key or there is no workspace, ServiceUnavailable where the
-    port is taken.
+    `daemon` runs Dagster's daemon beside it. Raises InvalidSetting where others could come in without a key or there is no
+    workspace, ServiceUnavailable where the port is taken or the daemon ends.
     """
     names = settings.web_hosts.split(",") if settings.web_hosts else []
     login = login_of(settings, [host, *names])
     if not workspace.is_file():
         raise InvalidSetting(f"There is no {workspace}. Run this in the project's folder, or name it with --workspace.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else it would leave the code servers behind
-    with (
-        suppress(KeyboardInterrupt),
-        _listening(host, port) as listening,
-        dagster_app(workspace, read_only=read_only) as app,
-    ):
-        address = f"[{host}]" if ":" in host else host
-        started(f"http://{address}:{listening.getsockname()[1]}", login is not None)
-        guard = Guard(app, login=login, hosts=[host, *names])
-        web_server(guard, proxies=settings.web_proxies).run(sockets=[listening])
+    with suppress(KeyboardInterrupt), _listening(host, port) as listening:
+        for number in (signal.SIGINT, signal.SIGTERM):  # else SIGTERM, or a shell's `&`, would leave processes behind
+            signal.signal(number, signal.default_int_handler)
+        with dagster_app(workspace, read_only=read_only) as app:
+            server = web_server(Guard(app, login=login, hosts=[host, *names]), proxies=settings.web_proxies)
+            with dagster_daemon(workspace, ended=lambda: setattr(server, "should_exit", True)) if daemon else nullcontext():
+                address = f"[{host}]" if ":" in host else host
+                started(f"http://{address}:{listening.getsockname()[1]}", login is not None)
+                server.run(sockets=[listening])
 
 
 def login_of(settings: Settings, names: list[str]) -> Login | None:
@@ -99,12 +104,37 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-def web_server(guard: Guard, *, proxies: str | None = None) -> uvicorn.Server:
+@contextmanager
+def dagster_daemon(workspace: Path, *, ended: Callable[[], None]) -> Iterator[None]:
+    """Dagster's daemon over the same instance, ended with us. Where it ends first, `ended` is called, and it is an error."""
+    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "--workspace", str(workspace)]
+    home = os.environ.get("DAGSTER_HOME") or str(Path.cwd())  # the daemon asks for it; dagster_instance() would guess it
+    environment = {**os.environ, "DAGSTER_HOME": home, "DAGSTER_DISABLE_TELEMETRY": "yes"}  # else it makes folders there
+    process = subprocess.Popen(command, env=environment)  # noqa: S603 - a command of this environment
+
+    def watch() -> None:
+        process.wait()
+        ended()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+        if process.poll() is not None:
+            raise ServiceUnavailable(f"Dagster's daemon ended with exit code {process.returncode}; it said why above.")
+    finally:
+        process.terminate()
+        try:
+            process.wait(DAEMON_CLOSING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def web_server(app: Application, *, proxies: str | None = None) -> uvicorn.Server:
     """A server that is run over a listening socket. `proxies`: those whose word on a client's address is believed."""
     import uvicorn
 
     config = uvicorn.Config(
-        guard,
+        app,
         http="h11",  # the stricter parser: a whole address as target stays one, and the guard refuses it
         ws_max_size=FRAME_BYTES,
         proxy_headers=proxies is not None,  # else any client could say what its address and scheme are

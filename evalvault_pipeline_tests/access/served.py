@@ -64,7 +64,7 @@ class Site:
             return
         self.passed.append(scope)
         if scope["type"] == "websocket":
-            await self._echo(receive, send)
+            await self._echo(scope, receive, send)
             return
         headers = [
             (b"content-type", b"text/plain"),
@@ -75,9 +75,9 @@ class Site:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"inside"})
 
-    async def _echo(self, receive: Receive, send: Send) -> None:
+    async def _echo(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.accept", "subprotocol": next(iter(scope["subprotocols"]), None)})
         while (message := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": message.get("text") or ""})
 
@@ -86,7 +86,7 @@ class Site:
         content = request.format(host=f"127.0.0.1:{self.port}").encode("latin-1") if isinstance(request, str) else request
         with socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(source, 0)) as connection:
             connection.sendall(content)
-            return _read(connection)
+            return read_answer(connection)
 
     def ask(
         self, target: str = "/", method: str = "GET", *headers: str, body: str = "", host: str = "", source: str = "127.0.0.1"
@@ -109,7 +109,7 @@ class Site:
         return f"Cookie: {self.log_in().header('set-cookie').partition(';')[0]}"
 
 
-def _read(connection: socket.socket) -> Answer:
+def read_answer(connection: socket.socket) -> Answer:
     received = b""
     while part := connection.recv(65536):
         received += part
@@ -120,11 +120,11 @@ def _read(connection: socket.socket) -> Answer:
 
 
 @contextmanager
-def served(key: str | None = KEY, *, proxies: str | None = None, **guard: Any) -> Iterator[Site]:
+def served(key: str | None = KEY, *, proxies: str | None = None, guarded: bool = True, **guard: Any) -> Iterator[Site]:
     site = Site()
     if key:
         site.login = Login(ApiKey(key), hours=12, clock=site.clock, failures=Failures(clock=site.clock))
-    server = web_server(Guard(site, login=site.login, **guard), proxies=proxies)
+    server = web_server(Guard(site, login=site.login, **guard) if guarded else site, proxies=proxies)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         site.port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterator
 from socket import create_connection
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from evalvault_pipeline.access import login
-from evalvault_pipeline.access.keys import ApiKey
+from evalvault_pipeline.access.guard import Guard
+from evalvault_pipeline.access.keys import ApiKey, Failures
+from evalvault_pipeline.access.login import Login
 from evalvault_pipeline.access.sessions import Sessions
 from evalvault_pipeline_tests.access.served import KEY, Site, served
 
@@ -166,6 +172,58 @@ def test_a_second_request_on_a_connection_is_judged_by_its_own_headers(site: Sit
     assert answer.status == 200
     assert answer.body.endswith(UNAUTHORIZED)
     assert [scope["path"] for scope in site.passed] == ["/a"]
+
+
+NAMES = [
+    "host",
+    "x-api-key",
+    "cookie",
+    "origin",
+    "accept",
+    "content-type",
+    "sec-fetch-site",
+    "sec-fetch-mode",
+    "sec-fetch-dest",
+]
+VALUES = ["localhost", "eval.example", "null", "text/html", "application/json", "navigate", "document", "same-origin", KEY[:-1], "evalvault_=x"]  # fmt: skip
+PATHS = ["/", "/login", "/logout", "/healthz", "/graphql", "//", "/%00"]
+
+
+@given(
+    kind=st.sampled_from(["http", "websocket"]),
+    method=st.sampled_from(["GET", "POST", "HEAD", "OPTIONS"]) | st.text(max_size=8),
+    path=st.sampled_from(PATHS) | st.text(max_size=20),
+    query=st.binary(max_size=20) | st.sampled_from([b"next=/x", b"next=//x", b"query=x"]),
+    headers=st.lists(
+        st.tuples(
+            st.sampled_from(NAMES) | st.text("abc-", max_size=9),
+            st.sampled_from(VALUES).map(str.encode) | st.binary(max_size=40),
+        ),
+        max_size=6,
+    ),
+    body=st.binary(max_size=60),
+)
+@settings(max_examples=150, deadline=None, database=None)
+def test_whatever_is_sent_without_the_key_is_answered_by_the_guard(
+    kind: str, method: str, path: str, query: bytes, headers: list[tuple[str, bytes]], body: bytes
+) -> None:
+    site = Site()
+    guard = Guard(site, login=Login(ApiKey(KEY), failures=Failures(most=10**6)), hosts=["eval.example"])
+    encoded = [(name.encode(), value) for name, value in [("host", b"localhost"), *headers]]
+    scope = {"type": kind, "path": path, "query_string": query, "headers": encoded, "client": None, "server": None}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect" if kind == "websocket" else "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(guard(scope | ({"method": method} if kind == "http" else {}), receive, send))
+    assert site.passed == []
+    assert sent[0].get("code") == 1008 or sent[0]["status"] in {200, 303, 400, 401, 403, 405, 421}
+    for name, value in sent[0].get("headers", []):
+        assert not re.search(rb"[\r\n\x00]", name + value)
 
 
 # --- under which name
@@ -496,9 +554,9 @@ def websocket(site: Site, *headers: str, host: str = "") -> str:
 
 def test_a_websocket_needs_the_key_or_a_session_and_our_own_origin(site: Site) -> None:
     own = f"Origin: {site.origin}"
-    assert websocket(site) == "401"
-    assert websocket(site, own) == "401"
-    assert websocket(site, "X-API-Key: wrong") == "401"
+    assert websocket(site) == "403"
+    assert websocket(site, own) == "403"
+    assert websocket(site, "X-API-Key: wrong") == "403"
     assert site.passed == []
     assert websocket(site, HEADER) == "hello"
     assert websocket(site, HEADER, own) == "hello"
@@ -508,7 +566,7 @@ def test_a_websocket_needs_the_key_or_a_session_and_our_own_origin(site: Site) -
     for origin in foreign(site):
         assert websocket(site, session, f"Origin: {origin}") == "403", origin
     assert websocket(site, HEADER, "Origin: http://evil.example") == "403"
-    assert websocket(site, HEADER, host="evil.example") == "421"
+    assert websocket(site, HEADER, host="evil.example") == "403"
     assert len(site.passed) == 3
 
 
