@@ -358,7 +358,7 @@ def test_a_person_logs_in_sees_the_assets_launches_and_logs_out(running: Running
     frames: list[Any] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
     log_in(page, f"{running.full.url}/asset-groups", key="wrong")
-    assert "키가 맞지 않습니다" in page.get_by_role("alert").last.inner_text()
+    assert "키가 맞지 않습니다" in page.get_by_role("alert").inner_text()
     page.get_by_label("API key").fill(KEY)
     page.get_by_role("button", name="Log in").click()
     page.get_by_text("insurance_qa", exact=True).first.wait_for()

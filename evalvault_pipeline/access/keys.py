@@ -27,7 +27,7 @@ class ApiKey:
             raise ValueError("an empty key would open to everybody")
         self._digest = hashlib.sha256(text.encode()).digest()
 
-    def is_(self, given: bytes) -> bool:
+    def matches(self, given: bytes) -> bool:
         return hmac.compare_digest(hashlib.sha256(given).digest(), self._digest)
 
     def derived(self, purpose: str) -> bytes:

@@ -94,7 +94,7 @@ class Login:
         """None for the key; 0 for another, or for two; else the seconds until this address may try again."""
         if seconds := self._failures.wait(request.client):
             return seconds
-        if len(given) == 1 and self._key.is_(given[0]):
+        if len(given) == 1 and self._key.matches(given[0]):
             return None
         self._failures.note(request.client)
         seconds = self._failures.wait(request.client)

@@ -15,7 +15,7 @@ _STYLE = (
     "max-width:26rem}h1{font-size:1.25rem;margin:0 0 1rem}p{margin:0 0 1rem}label{display:block;font-weight:600}"
     "input{font:inherit;width:100%;box-sizing:border-box;padding:.5rem;margin:.25rem 0 1rem;border:1px solid #767c89;"
     "border-radius:4px}button{font:inherit;padding:.5rem 1.5rem;border:0;border-radius:4px;background:#1d4ed8;color:#fff}"
-    ".wrong{color:#b42318}small{color:#5b6270}"
+    ".wrong{color:#b42318}small{color:#5b6270;display:block;margin-top:1rem}"
     "@media(prefers-color-scheme:dark){body{background:#14171f;color:#e8eaee}main{background:#1d212b;border-color:#3a404d}"
     "input{background:#14171f;color:inherit}a{color:#8fb4ff}small{color:#a3aab8}.wrong{color:#ff9a8f}}"
 )
@@ -30,15 +30,18 @@ NOT_FROM_HERE = "Log in from this page.", "이 페이지에서 로그인하십�
 
 def login_page(target: str, wrong: tuple[str, str] | None = None) -> str:
     """The form that asks for the key. `target`: the page that was asked for, a path of this server."""
-    said = "".join(f'<p class="wrong" role="alert">{escape(line)}</p>' for line in wrong or ())
+    said = ""
+    if wrong:
+        said = f'<div class="wrong" role="alert"><p>{escape(wrong[0])}</p><p lang="ko">{escape(wrong[1])}</p></div>'
     return _page(
         f"<h1>EvalVault</h1>{said}"
         '<form method="post" action="/login">'
         f'<input type="hidden" name="next" value="{escape(target)}">'
+        '<input type="text" name="user" value="evalvault" autocomplete="username" hidden>'  # for password managers
         '<label for="key">API key <span lang="ko">· API 키</span></label>'
         '<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>'
         '<button>Log in <span lang="ko">· 로그인</span></button></form>'
-        "<p></p><small>The key is EVALVAULT_API_KEY of this server. Logged in already? "
+        "<small>The key is EVALVAULT_API_KEY of this server. Logged in already? "
         f'<a href="{escape(target)}">Go on</a>.<br>'
         '<span lang="ko">키는 이 서버의 EVALVAULT_API_KEY 값입니다. 이미 로그인했다면 '
         f'<a href="{escape(target)}">계속하십시오</a>.</span></small>'

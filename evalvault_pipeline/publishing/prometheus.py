@@ -239,7 +239,7 @@ def serve(store_url: str, *, host: str, port: int, api_key: str | None) -> Any:
         if environ["PATH_INFO"] == "/healthz":
             return _said(start, "200 OK", b"ok\n")
         given = environ.get("HTTP_X_API_KEY", "").encode("latin-1", "replace")
-        if key is not None and not key.is_(given):
+        if key is not None and not key.matches(given):
             return _said(start, "401 Unauthorized", b'{"error":"Unauthorized"}', "application/json")
         if environ["PATH_INFO"] not in ("/", "/metrics"):
             return _said(start, "404 Not Found", b"there is /metrics and /healthz\n")

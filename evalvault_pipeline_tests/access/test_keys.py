@@ -26,13 +26,13 @@ def test_this_machine_is_served_without_a_key_and_with_any(host: str) -> None:
     assert required_key("", host=host, what="It") is None
     short = required_key("x", host=host, what="It")
     assert short is not None
-    assert (short.is_(b"x"), short.is_(b"X"), short.is_(b"")) == (True, False, False)
+    assert (short.matches(b"x"), short.matches(b"X"), short.matches(b"")) == (True, False, False)
 
 
 def test_a_key_of_24_characters_is_enough() -> None:
     key = required_key(KEY[:24], host="0.0.0.0", what="It")
     assert key is not None
-    assert key.is_(KEY[:24].encode())
+    assert key.matches(KEY[:24].encode())
 
 
 def test_there_is_no_empty_key() -> None:
