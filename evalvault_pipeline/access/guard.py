@@ -28,6 +28,7 @@ from evalvault_pipeline.access.requests import Request, Scope
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+EVERY_ADDRESS = {"", "0.0.0.0", "::"}  # noqa: S104 - bound, but no name: browsers take 0.0.0.0 for this machine
 _SECRET_HEADERS = (b"x-api-key", b"cookie")
 
 
@@ -40,7 +41,7 @@ class Guard:
 
     def __init__(self, app: Application, *, login: Login | None, hosts: Iterable[str] = ()) -> None:
         self._app, self._login = app, login
-        self._hosts = frozenset({*LOOPBACK_NAMES, *(host.lower() for host in hosts)})
+        self._hosts = frozenset({*LOOPBACK_NAMES, *(host.lower() for host in hosts)}) - EVERY_ADDRESS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -30,7 +30,7 @@ UNAUTHORIZED = b'{"error":"Unauthorized"}'
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Site]:
-    with served(hosts=["eval.example"]) as site:
+    with served(hosts=["eval.example", "0.0.0.0", "::", ""]) as site:
         yield site
 
 
