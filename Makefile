@@ -37,7 +37,7 @@ format: setup-dev ## format and mend what the linter can
 
 dev: setup ## open the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job >data/dev.log 2>&1 || sed -n 's/^dagster.*Failure: //p' data/dev.log | sort -u
-	$(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
+	$(BIN)/evalvault webserver --daemon --port $(PORT)
 
 setup-phoenix: $(PHOENIX)/.setup ## make .venv-phoenix with a Phoenix server in it (700 MB), apart from ours
 

@@ -286,6 +286,31 @@ def backfill(
 
 
 @app.command()
+def webserver(
+    host: Annotated[str, typer.Option("--host", help="Address that is bound; 0.0.0.0: every one. Needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 3000,
+    read_only: Annotated[bool, typer.Option("--read-only", help="For viewers: nothing can be launched or deleted.")] = False,
+    daemon: Annotated[
+        bool, typer.Option("--daemon", help="Run Dagster's daemon too: schedules, sensors, queued runs.")
+    ] = False,
+    workspace: Annotated[Path, typer.Option("--workspace", help="Which code location is shown.")] = Path("workspace.yaml"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log lines.")] = False,
+) -> None:
+    """Serve the Dagster UI behind EVALVAULT_API_KEY, until it is ended. Dagster's own webserver asks nobody for a key."""
+    from evalvault_pipeline.defs.webserver import serve_webserver
+
+    settings = _settings(None)
+    _log(settings, verbose=verbose)
+    console = new_console()
+
+    def started(url: str, key: bool) -> None:
+        who = "log in with EVALVAULT_API_KEY" if key else "no key is set: everybody on this machine may use it"
+        console.print(f"webserver: {url} ({who}{'; read-only' if read_only else ''})", soft_wrap=True)
+
+    serve_webserver(settings, host=host, port=port, workspace=workspace, read_only=read_only, daemon=daemon, started=started)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -84,6 +85,24 @@ def _budget(text: str) -> str:
     if not BUDGET.fullmatch(text.strip()):
         raise ValueError("it is no budget; write an amount and USD, tok, ktok or Mtok, such as 5USD or 2Mtok")
     return text.strip()
+
+
+def _host_names(text: str) -> str:
+    names = [name.strip().lower() for name in text.split(",")]
+    try:
+        bare = [str(ip_address(name.strip("[]"))) if ":" in name else name for name in names]
+    except ValueError:  # a port, or a scheme
+        bare = [""]
+    if not all(re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", name) for name in bare):
+        raise ValueError("write names of this server without scheme and port, separated by commas, such as eval.example")
+    return ",".join(bare)
+
+
+def _networks(text: str) -> str:
+    try:
+        return ",".join(str(ip_network(part.strip())) for part in text.split(","))
+    except ValueError:
+        raise ValueError("write addresses or networks of proxies, separated by commas, such as 10.0.0.2,10.1.0.0/24") from None
 
 
 def _native(url: str) -> str:
@@ -279,6 +298,19 @@ class Settings(SecretSources):
     )
     metrics_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         9464, validation_alias="EVALVAULT_METRICS_PORT", description="Port of `evalvault serve-metrics`."
+    )
+    web_hosts: Annotated[str, AfterValidator(_host_names)] | None = Field(
+        None,
+        validation_alias="EVALVAULT_WEB_HOSTS",
+        description="Names under which browsers reach `evalvault webserver`, separated by commas, such as `eval.example`.",
+    )
+    web_proxies: Annotated[str, AfterValidator(_networks)] | None = Field(
+        None,
+        validation_alias="EVALVAULT_WEB_PROXIES",
+        description="Addresses of reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.",
+    )
+    web_session_hours: Hours = Field(
+        12.0, validation_alias="EVALVAULT_WEB_SESSION_HOURS", description="Hours after which a browser must log in again."
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="EVALVAULT_LOG_FORMAT", description="Log lines as text, or as one JSON object a line."

@@ -451,3 +451,22 @@ def test_white_space_around_an_address_is_no_part_of_it() -> None:
 def test_a_password_in_the_judges_address_is_not_shown(password: str) -> None:
     spec = JudgeSpec(provider="openai", model="m", base_url=f"https://user:{password}@host:8000/v1")
     assert spec.shown_url == "https://host:8000/v1"
+
+
+@pytest.mark.parametrize("hosts", ["http://eval.example", "eval.example:3000", "eval.example/x", "*", "a,,b", "eval example", "10.0.0.5:80"])  # fmt: skip
+def test_a_name_of_the_webserver_is_a_bare_one(tmp_path: Path, hosts: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"EVALVAULT_WEB_HOSTS.*without scheme and port"):
+        load_settings(tmp_path, EVALVAULT_WEB_HOSTS=hosts)
+
+
+def test_names_and_proxies_of_the_webserver_are_separated_by_commas(tmp_path: Path) -> None:
+    settings = load_settings(
+        tmp_path, EVALVAULT_WEB_HOSTS=" Eval.example, [::1],10.0.0.5 ", EVALVAULT_WEB_PROXIES="10.0.0.2, ::1"
+    )
+    assert (settings.web_hosts, settings.web_proxies) == ("eval.example,::1,10.0.0.5", "10.0.0.2/32,::1/128")
+
+
+@pytest.mark.parametrize("proxies", ["*", "proxy.example", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1,"])
+def test_a_proxy_that_is_no_address_is_refused(tmp_path: Path, proxies: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"EVALVAULT_WEB_PROXIES.*addresses or networks"):
+        load_settings(tmp_path, EVALVAULT_WEB_PROXIES=proxies)

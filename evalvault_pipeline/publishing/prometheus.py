@@ -5,7 +5,6 @@ Label values are the catalog's datasets, metrics of the registry, reasons and ju
 
 from __future__ import annotations
 
-import hmac
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -14,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline import __version__
-from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
+from evalvault_pipeline.access.keys import required_key
+from evalvault_pipeline.errors import PipelineError, ServiceUnavailable
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.reporting.incidents import State
@@ -224,16 +224,16 @@ def serve(store_url: Callable[[], str], *, host: str, port: int, api_key: Secret
     """A server of `/metrics` and `/healthz`, not started yet (`serve_forever`). Behind `X-API-Key` where a key is set.
 
     The key is read for each request: a rotated one counts at once, and one that is gone opens nothing.
-    Raises InvalidSetting where other machines could read it without a key, ServiceUnavailable where the port is taken.
+    Raises InvalidSetting where other machines could read it without a key, or with a short one; ServiceUnavailable where the
+    port is taken.
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
     from prometheus_client import make_wsgi_app
     from prometheus_client.exposition import ThreadingWSGIServer
 
-    guarded = api_key.read() is not None
-    if not guarded and host not in ("127.0.0.1", "localhost", "::1"):
-        raise InvalidSetting(f"Bound to {host}, the metrics are for everybody. Set EVALVAULT_API_KEY, or bind to 127.0.0.1.")
+    first = api_key.read()
+    guarded = required_key(first.get_secret_value() if first else None, host=host, what="The exporter") is not None
     metrics = make_wsgi_app(registry(store_url))
 
     class Quiet(WSGIRequestHandler):
@@ -248,7 +248,7 @@ def serve(store_url: Callable[[], str], *, host: str, port: int, api_key: Secret
         except PipelineError:
             return _said(start, "503 Service Unavailable", b'{"error":"the key cannot be read"}', "application/json")
         given = environ.get("HTTP_X_API_KEY", "").encode("latin-1", "replace")
-        if (guarded or key) and (key is None or not hmac.compare_digest(given, key.get_secret_value().encode())):
+        if (guarded or key) and (key is None or not ApiKey(key.get_secret_value()).matches(given)):
             return _said(start, "401 Unauthorized", b'{"error":"Unauthorized"}', "application/json")
         if environ["PATH_INFO"] not in ("/", "/metrics"):
             return _said(start, "404 Not Found", b"there is /metrics and /healthz\n")

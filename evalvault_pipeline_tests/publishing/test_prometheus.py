@@ -176,9 +176,10 @@ def test_a_key_that_is_rotated_counts_at_once_and_one_that_is_gone_opens_nothing
         served.server.server_close()
 
 
-def test_without_a_key_only_this_machine_is_served(settings: Settings) -> None:
+@pytest.mark.parametrize("key", ["", "short"])
+def test_without_a_key_of_24_characters_only_this_machine_is_served(settings: Settings, key: str) -> None:
     with pytest.raises(InvalidSetting, match="EVALVAULT_API_KEY"):
-        serve(lambda: settings.score_store_url, host="0.0.0.0", port=free_port(), api_key=a_secret("", "EVALVAULT_API_KEY"))
+        serve(lambda: settings.score_store_url, host="0.0.0.0", port=free_port(), api_key=a_secret(key, "EVALVAULT_API_KEY"))
 
 
 def test_a_port_that_is_taken_is_named(open_server: Served, settings: Settings) -> None:
