@@ -36,7 +36,7 @@ SECRETS: dict[str, str] = {
     "SLACK_BOT_TOKEN": "Slack bot token (`chat:write`): a thread for each incident.",
     "SMTP_URL": "Mail server for alerts, `smtp://user:password@host:587` (STARTTLS) or `smtps://host`.",
     "EVALVAULT_ALERT_WEBHOOK_URL": "An address that every alert is posted to as JSON.",
-    "EVALVAULT_API_KEY": "Key of the webserver and the exporter, `X-API-Key`: 24 characters or more; else only this machine is served.",
+    "EVALVAULT_API_KEY": "Key of webserver and exporter (`X-API-Key`), of 24 characters; else only this machine is served.",
     "EVALVAULT_STORE_URL": "Score store as an SQLAlchemy URL, SQLite or Postgres; default: scores.sqlite among the results.",
     "DAGSTER_PG_PASSWORD": "Password of Dagster's Postgres.",
     "VAULT_TOKEN": "Token for HashiCorp Vault; default: that of `vault login`.",

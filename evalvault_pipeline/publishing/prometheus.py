@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline import __version__
-from evalvault_pipeline.access.keys import required_key
+from evalvault_pipeline.access.keys import ApiKey, required_key
 from evalvault_pipeline.errors import PipelineError, ServiceUnavailable
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.run_history import RunHistory
