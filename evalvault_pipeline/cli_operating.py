@@ -32,10 +32,11 @@ def backup(
     """Back up scores, runs, catalog, snapshots, baselines and results, as one file, while the pipeline runs."""
     from evalvault_pipeline.backups.backup import make_backup
     from evalvault_pipeline.backups.folder import folder_of_backups
-    from evalvault_pipeline.defs.backups import dagster_sources_here
 
     settings = _settings()
     folder = folder_of_backups(to or settings.backups_dir)
+    from evalvault_pipeline.defs.backups import dagster_sources_here  # Dagster takes seconds to import
+
     kept = keep or (settings.backup_keep if to is None else None)
     made = make_backup(settings, folder, dagster=dagster_sources_here(), keep=kept)
     console = new_console()

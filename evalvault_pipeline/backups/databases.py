@@ -46,7 +46,9 @@ class SqliteFile:
                     source.backup(copy)  # in one step: one moment, and in WAL mode no writer waits
                 return SqliteFile(target).rows()
         except sqlite3.Error as error:
-            raise BackupFailed(f"{self.path} cannot be copied: {error}. Is it a SQLite database, and readable?") from None
+            raise BackupFailed(
+                f"{self.path} cannot be copied: {error}. Is it a SQLite database, may it be read, and is there room?"
+            ) from None
 
     def rows(self) -> dict[str, int]:
         """Table -> rows. Raises BackupFailed for a damaged file."""
