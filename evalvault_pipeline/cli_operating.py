@@ -88,7 +88,9 @@ def _print_parts(manifest: Manifest, console: Console) -> None:
         parts = manifest.of(owner)
         rows = sum(sum((part.rows or {}).values()) for part in parts)
         size = sum(part.size for part in parts) / 1e6
-        said = f"{len(parts):,} parts, {size:,.1f} MB" + (f", {rows:,} rows" if owner != "files" else "")
+        said = f"{len(parts):,} part{'s' if len(parts) > 1 else ''}, {size:,.1f} MB" + (
+            f", {rows:,} rows" if owner != "files" else ""
+        )
         console.print(f"  {owner}: {said if parts else 'none'}", soft_wrap=True)
 
 

@@ -122,7 +122,9 @@ def _refuse_full_database(database: PostgresDatabase, option: str, *, force: boo
     if not force:
         raise BackupFailed(f"{database} ({option}) is not empty. Name another, or replace its tables with --force.")
     if others := database.other_sessions():
-        raise BackupFailed(f"{others} others are connected to {database}. Stop the daemon, the webserver and all runs first.")
+        raise BackupFailed(
+            f"Others are connected to {database} ({others} sessions). Stop the daemon, the webserver and all runs first."
+        )
 
 
 @contextmanager

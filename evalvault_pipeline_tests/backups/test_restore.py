@@ -235,7 +235,10 @@ def test_databases_are_filled_whole_or_not_at_all(postgres: Server, tmp_path: Pa
     with pytest.raises(BackupFailed, match=r"to_runs \(--dagster-url\) is not empty\. .*--force"):
         restore_backup(backup, target, urls=urls)
     other = sa.create_engine(postgres.url("to_runs").replace("postgresql:", "postgresql+psycopg2:"))
-    with other.connect(), pytest.raises(BackupFailed, match=r"1 others are connected to .*Stop the daemon"):
+    with (
+        other.connect(),
+        pytest.raises(BackupFailed, match=r"Others are connected to .*to_runs \(1 sessions\)\. Stop the daemon"),
+    ):
         restore_backup(backup, target, urls=urls, force=True)
     other.dispose()
     assert first.is_empty() and second.rows() == {"public.runs": 1} and not target.exists()
