@@ -9,7 +9,7 @@ PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev setup-phoenix phoenix demo test check format dev bench simulate-gate simulate-alerts docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench simulate-gate simulate-alerts docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -30,6 +30,9 @@ check: setup-dev ## format, lint, types, tests, docs
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 	$(PYTEST)
+
+audit: setup-dev ## what it is built from: locks, licences, bill of materials, known vulnerabilities
+	$(BIN)/python -m audit --phoenix $(PHOENIX) $(AUDIT)
 
 format: setup-dev ## format and mend what the linter can
 	$(BIN)/ruff format .
@@ -56,16 +59,16 @@ simulate-alerts: setup-dev ## replay a year of weekly runs, print the tables of 
 docs: setup-dev ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
 
-lock: setup ## pin every dependency with its hash
+lock: setup ## pin every dependency with its hash; UPGRADE=--upgrade takes newer ones
 	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra aws --extra vault --extra dev pyproject.toml -o requirements-dev.lock
 	echo 'arize-phoenix>=20,<21' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-phoenix.lock
 
-LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(UPGRADE)
 
 clean: ## remove what runs and builds have written
-	rm -rf $(VENV) $(PHOENIX) data/results data/.dagster data/.phoenix data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PHOENIX) build data/results data/.dagster data/.phoenix data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }

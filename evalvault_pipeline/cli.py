@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalvault_pipeline import __version__, cli_check_env, cli_verdicts, cli_watching
+from evalvault_pipeline import __version__, cli_check_env, cli_operating, cli_verdicts, cli_watching
 from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
 from evalvault_pipeline.logs import log_context, redact_traceback, without_secrets
@@ -43,6 +43,7 @@ app.add_typer(catalog_app, name="catalog")
 cli_check_env.register(app)
 cli_verdicts.register(app)
 cli_watching.register(app)
+cli_operating.register(app)
 
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Tracker = Literal["phoenix", "none"]

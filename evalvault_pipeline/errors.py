@@ -16,6 +16,8 @@
     ├── UnknownRun
     ├── NothingScored               a report is asked for where no batch is scored
     ├── UnwritableFile              an output that cannot be written
+    ├── BackupFailed                a backup that cannot be made, or not be restored where it is asked for
+    ├── UnusableBackup              a backup that is half, damaged, or made by a newer version
     └── ServiceUnavailable          exit code 3: something that we need does not answer
         ├── ScoreStoreUnavailable
         ├── SecretUnavailable       AWS or Vault does not answer
@@ -148,6 +150,14 @@ class NothingScored(PipelineError):
 
 class UnwritableFile(PipelineError):
     """An output file that cannot be written."""
+
+
+class BackupFailed(PipelineError):
+    """A backup that cannot be made, or not be restored where it is asked for; nothing was changed."""
+
+
+class UnusableBackup(PipelineError):
+    """A backup that is half, damaged, or made by a newer version; nothing of it was restored."""
 
 
 class ServiceUnavailable(PipelineError):

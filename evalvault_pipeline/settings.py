@@ -288,7 +288,12 @@ class Settings(SecretSources):
         description="Where the results folder is served, for links to report.html; without it alerts name the file.",
     )
     backups_dir: Path | None = Field(
-        None, validation_alias="EVALVAULT_BACKUPS_DIR", description="Folder of backups; its newest file is watched."
+        None, validation_alias="EVALVAULT_BACKUPS_DIR", description="Folder of backups; the newest one is watched."
+    )
+    backup_keep: Annotated[int, Field(ge=1)] = Field(
+        7,
+        validation_alias="EVALVAULT_BACKUP_KEEP",
+        description="Backups that are kept: so many of the newest, and the last one of each of so many weeks.",
     )
     backup_max_hours: Hours = Field(
         26.0, validation_alias="EVALVAULT_BACKUP_MAX_HOURS", description="Age of the newest backup after which it is overdue."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.secrets import SECRETS, Secret, SecretSources
 from evalvault_pipeline.settings import Settings, load_settings, variables
 from evalvault_pipeline_tests.results_files import write_results
+
+if TYPE_CHECKING:
+    from evalvault_pipeline_tests.postgres_server import Server
 
 PROJECT = Path(__file__).resolve().parent.parent
 ORIGINAL_DATA = Path(os.environ.get("EVALVAULT_ORIGINAL_DATA") or PROJECT.parent / "shared" / "data" / "evalvault")
@@ -46,6 +49,15 @@ def original_data() -> Path:
     if not ORIGINAL_DATA.is_dir():
         pytest.skip(f"the original tool's datasets are not at {ORIGINAL_DATA}; name their folder in EVALVAULT_ORIGINAL_DATA")
     return ORIGINAL_DATA
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests; each makes a database of its own."""
+    from evalvault_pipeline_tests.postgres_server import running_postgres
+
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 @pytest.fixture

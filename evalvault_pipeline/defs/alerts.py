@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from evalvault_pipeline.alerting import channel_problems, channels_of, deliver, deliver_digest
+from evalvault_pipeline.backups.folder import backups_in
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.defs.jobs import ALL_DATASETS_JOB, evaluation_job_name
@@ -181,9 +182,9 @@ def evaluations_under_way(instance: dg.DagsterInstance, specs: Sequence[DatasetS
 
 
 def backup_age_hours(folder: Path, now: float) -> float | None:
-    """Of the newest file in the folder of backups; None where there is none."""
-    times = [file.stat().st_mtime for file in folder.glob("*") if not file.name.startswith(".")] if folder.is_dir() else []
-    return (now - max(times)) / HOUR if times else None
+    """Since the newest backup in the folder was begun; None where there is none."""
+    begun = [at for at, _ in backups_in(folder)]
+    return (now - begun[0].timestamp()) / HOUR if begun else None
 
 
 def first_of_each(pending: Iterable[Delivery]) -> list[Delivery]:

@@ -1,4 +1,4 @@
-"""When evaluations, the digest and the clearing away run by the clock."""
+"""When evaluations, the digest, backups and the clearing away run by the clock."""
 
 import dagster as dg
 
@@ -49,4 +49,15 @@ def retention_schedule(job: dg.JobDefinition, settings: Settings) -> dg.Schedule
         cron_schedule="0 3 * * *",
         execution_timezone=settings.timezone,
         description="Delete runs, events and compute logs that are older than EVALVAULT_RETENTION_DAYS.",
+    )
+
+
+def backup_schedule(job: dg.JobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+    """`backup_schedule`: every day at 02:00; off until it is switched on."""
+    return dg.ScheduleDefinition(
+        name="backup_schedule",
+        job=job,
+        cron_schedule="0 2 * * *",
+        execution_timezone=settings.timezone,
+        description="Back up to EVALVAULT_BACKUPS_DIR, and keep what EVALVAULT_BACKUP_KEEP says.",
     )

@@ -72,10 +72,16 @@ def shown_url(url: str) -> str:
     return sa.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
-def _engine(url: str) -> sa.Engine:
+def parsed_url(url: str) -> sa.URL:
+    """The URL with its driver. Raises ArgumentError, ValueError."""
     parsed = sa.make_url(url)
     if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
+        return parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
+    return parsed
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = parsed_url(url)
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True)
     if parsed.database and not parsed.database.startswith((":memory:", "file:")):  # `file:` is SQLite's own URI, no path
