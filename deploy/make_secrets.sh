@@ -14,5 +14,5 @@ done
 for name in openai_api_key slack_webhook_url; do
   [ -e "$folder/$name" ] || : >"$folder/$name"
 done
-chmod 444 "$folder"/*
+chmod 644 "$folder"/*
 echo "$folder"
