@@ -1,4 +1,7 @@
-"""`python -m evalvault_pipeline_tests.containers`: everything, as root on Debian. `... build`: the image alone, by buildah."""
+"""`python -m evalvault_pipeline_tests.containers`: everything, as root on Debian. `... build`: the image alone, by buildah.
+
+Exit codes: 0 all holds, 1 something does not, 2 it cannot be run here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 import time
 
 from evalvault_pipeline_tests.containers.buildah import check_build
-from evalvault_pipeline_tests.containers.debian import CannotRun
+from evalvault_pipeline_tests.containers.debian import CannotRun, CommandFailed
 from evalvault_pipeline_tests.containers.engine import Engine
 from evalvault_pipeline_tests.containers.images import build_all
 from evalvault_pipeline_tests.containers.stack import Checks, check_stack
@@ -42,6 +45,9 @@ def main() -> int:
     except CannotRun as error:
         print(f"cannot run here: {error}", file=sys.stderr)
         return 2
+    except CommandFailed as error:
+        print(error, file=sys.stderr)
+        return 1
     finally:
         print(f"{time.monotonic() - started:.0f} s", flush=True)
 

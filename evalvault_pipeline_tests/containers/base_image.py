@@ -12,12 +12,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalvault_pipeline_tests.containers.debian import CannotRun, cache_folder, run, suite
+from evalvault_pipeline_tests.containers.debian import CannotRun, CommandFailed, cache_folder, run, suite
 
 RELEASE = "trixie"
 LIBRARIES = "libssl3t64 libsqlite3-0 libffi8 libbz2-1.0 liblzma5 libreadline8t64 zlib1g libncursesw6 libuuid1 libexpat1"
 WITH = ["ca-certificates", "netbase", "tzdata", *LIBRARIES.split()]
 WITHOUT = ("man", "doc", "locale")
+CLEAN = 'DPkg::Post-Invoke {"rm -f /var/cache/apt/archives/*.deb";};'  # as the image has it
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 VERSION = "import sys; print(*sys.version_info[:2], sys.base_prefix, sep='\\n')"
@@ -40,7 +41,13 @@ def base_context() -> Path:
     added = folder / "added"
     _copy_python(python, added / "usr" / "local")
     _debian(folder / "debian.tar")
-    lines = ["FROM scratch", "ADD debian.tar /", "COPY added /", "RUN ldconfig", f"ENV PATH={PATH}"]
+    lines = [
+        "FROM scratch",
+        "ADD debian.tar /",
+        "COPY added /",
+        f"RUN ldconfig && echo '{CLEAN}' >/etc/apt/apt.conf.d/docker-clean",
+        f"ENV PATH={PATH}",
+    ]
     if bundle := os.environ.get("SSL_CERT_FILE"):
         (added / BUNDLE).parent.mkdir(parents=True)
         shutil.copy(bundle, added / BUNDLE)
@@ -57,7 +64,10 @@ def _debian(target: Path) -> None:
     path = f"{tool / 'usr' / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin"
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in WITHOUT]
     options = ["--variant=minbase", f"--include={','.join(WITH)}", "--dpkgopt=force-unsafe-io", "--format=tar"]
-    run("mmdebstrap", *options, *excluded, RELEASE, target, debian.source, PATH=path)
+    try:
+        run("mmdebstrap", *options, *excluded, RELEASE, target, debian.source, PATH=path)
+    except CommandFailed as error:
+        raise CannotRun(f"Debian {RELEASE} cannot be put together: {error}") from None
 
 
 def _interpreter() -> Interpreter:

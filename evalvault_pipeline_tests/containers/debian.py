@@ -15,6 +15,10 @@ class CannotRun(Exception):
     """Something that the proof needs cannot be had on this machine."""
 
 
+class CommandFailed(Exception):
+    """A command of the proof itself failed."""
+
+
 def cache_folder() -> Path:
     """Where what was fetched and built is kept: EVALVAULT_CONTAINERS_CACHE, outside of the repository."""
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalvault-containers"
@@ -24,14 +28,16 @@ def cache_folder() -> Path:
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """The output of a command. Raises CannotRun with its last lines where it fails."""
+    """The output of a command. Raises CommandFailed with its last lines, CannotRun where there is no such command."""
     arguments = [str(part) for part in command]
     try:
         done = subprocess.run(arguments, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
     except FileNotFoundError:
         raise CannotRun(f"there is no {arguments[0]}") from None
     if done.returncode:
-        raise CannotRun(f"{' '.join(arguments[:4])} ... ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise CommandFailed(
+            f"{' '.join(arguments[:4])} ... ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
     return done.stdout
 
 
@@ -52,8 +58,11 @@ class Suite:
         missing = [name for name in packages if not list(kept.glob(f"{name}_*.deb"))]
         if missing:
             kept.mkdir(parents=True, exist_ok=True)
-            run("apt-get", *QUIET, *self._options(), "update")
-            run("apt-get", *QUIET, *self._options(), "download", *missing, cwd=kept)
+            try:
+                run("apt-get", *QUIET, *self._options(), "update")
+                run("apt-get", *QUIET, *self._options(), "download", *missing, cwd=kept)
+            except CommandFailed as error:
+                raise CannotRun(f"Debian's packages cannot be fetched: {error}") from None
         return [next(kept.glob(f"{name}_*.deb")) for name in packages]
 
     def unpack(self, target: Path, *packages: str) -> None:

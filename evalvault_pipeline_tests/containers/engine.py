@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evalvault_pipeline_tests.containers.debian import CannotRun, cache_folder, run, suite
+from evalvault_pipeline_tests.containers.debian import CannotRun, CommandFailed, cache_folder, run, suite
 
 ENGINE = ["docker.io", "containerd", "runc", "tini"]
 FIREWALL = "iptables libip4tc2 libip6tc2 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libxtables12".split()
@@ -77,14 +77,14 @@ class Engine:
         self._process.wait(60)
 
     def docker(self, *arguments: str | Path, cwd: Path | None = None, check: bool = True, **environment: str) -> str:
-        """Output and errors of a docker command. Raises CannotRun where it fails and `check` is set."""
+        """Output and errors of a docker command. Raises CommandFailed where it fails and `check` is set."""
         command = ["docker", *(str(part) for part in arguments)]
         output, errors = subprocess.PIPE, subprocess.STDOUT
         done = subprocess.run(
             command, cwd=cwd, env={**self.environment, **environment}, stdout=output, stderr=errors, text=True
         )
         if check and done.returncode:
-            raise CannotRun(f"{' '.join(command[:6])} ... ended with {done.returncode}:\n{done.stdout[-4000:]}")
+            raise CommandFailed(f"{' '.join(command[:6])} ... ended with {done.returncode}:\n{done.stdout[-4000:]}")
         return done.stdout
 
     def inspect(self, *names: str) -> list[dict[str, Any]]:
