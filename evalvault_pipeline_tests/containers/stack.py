@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evalvault_pipeline_tests.conftest import PROJECT
-from evalvault_pipeline_tests.containers.debian import cache_folder, run
+from evalvault_pipeline_tests.containers.debian import CommandFailed, cache_folder, run
 from evalvault_pipeline_tests.containers.engine import Engine
 from evalvault_pipeline_tests.containers.images import default_of
 
@@ -122,6 +122,8 @@ def check_stack(engine: Engine, checks: Checks) -> None:
             "the models are pulled before the judge starts",
             "pulled gpt-oss-safeguard:20b" in stack.compose("logs", "ollama-pull"),
         )
+        if checks.failed:
+            raise CommandFailed("the stack did not come up")
         _check_closed(stack, checks)
         _check_access(stack, checks)
         _check_run(stack, checks)
