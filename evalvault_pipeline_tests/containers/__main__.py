@@ -6,6 +6,7 @@ Exit codes: 0 all holds, 1 something does not, 2 it cannot be run here.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ def stack() -> int:
 
 def main() -> int:
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends with us
     what = {"all": everything, "stack": stack, "build": check_build}[sys.argv[1] if len(sys.argv) > 1 else "all"]
     try:
         return what()

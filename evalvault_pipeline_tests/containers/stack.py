@@ -108,10 +108,18 @@ def wait_until(holds: Callable[[], Any], *, seconds: float) -> bool:
 def check_stack(engine: Engine, checks: Checks) -> None:
     stack = Stack(engine)
     stack.compose("down", "-v", "--remove-orphans")
+    both = ("compose", "-f", "docker-compose.yaml", "-f", "docker-compose.gpu.yaml", "--profile", "cli", "config", "-q")
+    told = engine.docker(*both, cwd=stack.folder, check=False)
+    checks.that("docker compose reads the GPU's file too", not told, told)
     try:
         started = time.monotonic()
-        told = stack.compose("up", "-d", "--wait", "--no-build", check=False)
+        told = ""
+        try:
+            stack.compose("up", "-d", "--wait", "--no-build")
+        except CommandFailed as error:
+            told = str(error)
         print(f"up after {time.monotonic() - started:.0f} s", flush=True)
+        checks.that("docker compose up ends well", not told, told)
         healthy = [
             name for name, found in stack.containers().items() if found["State"].get("Health", {}).get("Status") == "healthy"
         ]
@@ -122,8 +130,8 @@ def check_stack(engine: Engine, checks: Checks) -> None:
             "the models are pulled before the judge starts",
             "pulled gpt-oss-safeguard:20b" in stack.compose("logs", "ollama-pull"),
         )
-        if checks.failed:
-            raise CommandFailed("the stack did not come up")
+        if sorted(healthy) != SERVERS:
+            raise CommandFailed("The stack did not come up; nothing else can be checked.")
         _check_closed(stack, checks)
         _check_access(stack, checks)
         _check_run(stack, checks)
