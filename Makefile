@@ -9,7 +9,7 @@ PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench simulate-gate simulate-alerts docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench simulate-gate simulate-alerts test-containers docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -56,6 +56,9 @@ simulate-gate: setup-dev ## measure how often the gate is wrong, print the table
 simulate-alerts: setup-dev ## replay a year of weekly runs, print the tables of docs/alerts.md
 	$(BIN)/python -m benchmarks.simulate_alerts
 
+test-containers: setup-dev ## build the images and bring the compose stack up for real, as root on Debian (docs/deployment.md)
+	$(BIN)/python -m evalvault_pipeline_tests.containers
+
 docs: setup-dev ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
 
@@ -63,6 +66,7 @@ lock: setup ## pin every dependency with its hash; UPGRADE=--upgrade takes newer
 	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra aws --extra vault --extra dev pyproject.toml -o requirements-dev.lock
+	printf 'hatchling>=1.27\nsetuptools>=80\nuv>=0.9\n' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-build.lock
 	echo 'arize-phoenix>=20,<21' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-phoenix.lock
 
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(UPGRADE)
