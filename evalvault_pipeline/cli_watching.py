@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SPAN = re.compile(r"(?P<count>\d{1,5})(?P<unit>[mhdw])")
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+LONGEST_MUTE = timedelta(days=366)
 RUNS_READ = timedelta(days=400)  # of which `status` shows the newest
 
 alert_app = typer.Typer(help="Incidents: list, mute and acknowledge them, and try the channels.", no_args_is_help=True)
@@ -40,16 +41,24 @@ def status() -> None:
 
     settings = _settings()
     catalog = load_catalog(settings.catalog)
-    since = (datetime.now(UTC) - RUNS_READ).isoformat()
+    now = datetime.now(UTC)
     with RunHistory(settings.score_store_url) as history:
-        runs = {name: list(history.headers(since=since, dataset=name)) for name in catalog.datasets}
+        runs = {name: list(history.headers(since=(now - RUNS_READ).isoformat(), dataset=name)) for name in catalog.datasets}
     with AlertBook(settings.score_store_url) as book:
-        board, waiting = book.board(), book.pending(datetime.now(UTC).timestamp())
-    print_status(overview(catalog.datasets, runs, board), waiting, new_console(), now=datetime.now(UTC))
+        board, waiting = book.board(), book.pending(now.timestamp())
+    snapshots = {name: spec.snapshots() for name, spec in catalog.datasets.items()}
+    lines = overview(snapshots, runs, board, now=now.timestamp())
+    print_status(lines, waiting, new_console(), now=now)
 
 
 def usage(
-    since: Annotated[str, typer.Option("--since", help="How far back: 90m, 24h, 7d, 4w, or a date such as 2026-11-01.")] = "7d",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            help="How far back: 90m, 24h, 7d, 4w, or since when: 2026-11-01, 2026-11-01T10:00+09:00.",
+        ),
+    ] = "7d",
     by: Annotated[Literal["run", "day", "dataset", "judge"], typer.Option("--by", help="A line for each.")] = "day",
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
 ) -> None:
@@ -61,6 +70,8 @@ def usage(
     settings = _settings()
     start = _since(since, settings)
     with RunHistory(settings.score_store_url) as history:
+        if dataset is not None:
+            _refuse_unknown(dataset, history.datasets(), settings)
         headers = history.headers(since=start.astimezone(UTC).isoformat(), dataset=dataset)
         print_usage(spent_by(headers, by, timezone=settings.timezone), new_console(), by=by, since=start)
 
@@ -70,14 +81,17 @@ def serve_metrics(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Over EVALVAULT_METRICS_PORT.")] = None,
 ) -> None:
     """Serve /metrics for Prometheus from the score store, until it is ended."""
+    from evalvault_pipeline.cases.catalog import load_catalog
     from evalvault_pipeline.publishing.prometheus import serve
     from evalvault_pipeline.secrets import Secret
 
     settings = _settings()
+    load_catalog(settings.catalog)  # one that cannot be read is refused now, not at each scrape
     address, number = host or settings.metrics_host, port or settings.metrics_port
     key = Secret(name="EVALVAULT_API_KEY", sources=settings)
-    server = serve(lambda: settings.score_store_url, host=address, port=number, api_key=key)
-    new_console().print(f"metrics: http://{address}:{number}/metrics", soft_wrap=True)
+    server = serve(lambda: settings.score_store_url, catalog=settings.catalog, host=address, port=number, api_key=key)
+    place = f"[{address}]" if ":" in address else address
+    new_console().print(f"metrics: http://{place}:{number}/metrics", soft_wrap=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -123,7 +137,7 @@ def alert_list(
     with AlertBook(_settings().score_store_url) as book:
         board = book.board()
     incidents = [one for one in board.incidents.values() if closed or one.closed_at is None]
-    print_incidents(incidents, board, new_console())
+    print_incidents(incidents, board, new_console(), now=datetime.now(UTC))
 
 
 @alert_app.command("ack")
@@ -147,7 +161,7 @@ def alert_ack(
 @alert_app.command("mute")
 def alert_mute(
     dataset: Annotated[str, typer.Argument(help="A dataset of the catalog, `backups`, or `all`.")],
-    duration: Annotated[str, typer.Option("--for", help="How long: 90m, 24h, 7d, 4w; 0m ends a mute.")] = "24h",
+    duration: Annotated[str, typer.Option("--for", help="How long: 90m, 24h, 7d, 4w, up to 366d; 0m ends a mute.")] = "24h",
 ) -> None:
     """Say nothing of a dataset for a while; what is still wrong then is told then."""
     from evalvault_pipeline.cases.catalog import load_catalog
@@ -158,8 +172,11 @@ def alert_mute(
     name = "*" if dataset == "all" else dataset
     if name not in ("*", BACKUPS):
         load_catalog(settings.catalog).dataset(name)
+    span = _span(duration)
+    if span > LONGEST_MUTE:
+        raise typer.BadParameter(f"`{duration}` is more than {LONGEST_MUTE.days} days; mute it again when that time is over")
     now = datetime.now(UTC)
-    until = now + _span(duration)
+    until = now + span
     with AlertBook(settings.score_store_url) as book:
         _muted(book, name, until.timestamp())
     said = f"muted until {until:%Y-%m-%d %H:%M} UTC" if until > now else "not muted any more"
@@ -186,11 +203,25 @@ def _muted(book: AlertBook, name: str, until: float) -> None:
     book.change(change)
 
 
+def _refuse_unknown(dataset: str, with_runs: list[str], settings: Settings) -> None:
+    from evalvault_pipeline.cases.catalog import load_catalog
+    from evalvault_pipeline.errors import UnknownRun
+
+    if dataset in with_runs:
+        return
+    known = {*with_runs, *load_catalog(settings.catalog).datasets}
+    if dataset not in known:
+        raise UnknownRun(
+            f"There is no run of `{dataset}`, and the catalog does not declare it. Known: {', '.join(sorted(known))}."
+        )
+
+
 def _since(text: str, settings: Settings) -> datetime:
     from zoneinfo import ZoneInfo
 
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(settings.timezone))
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.replace(tzinfo=ZoneInfo(settings.timezone))
     except ValueError:
         return datetime.now(ZoneInfo(settings.timezone)) - _span(text)
 

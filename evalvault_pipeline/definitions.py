@@ -11,7 +11,7 @@ from evalvault_pipeline.logs import configure_logging, redact_output
 from evalvault_pipeline.settings import load_settings
 
 _settings = load_settings()
-redact_output()
+redact_output(redacted)
 try:
     configure_logging(file_only="evalvault_pipeline", redact=redacted, **_settings.log_file_options)
 except OSError as _error:

@@ -15,9 +15,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 HIDDEN = "[SECRET]"
@@ -26,26 +28,45 @@ SHORTEST_SECRET = 6  # a shorter value would blot out ordinary words
 
 _NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|WEBHOOK_URL|SMTP_URL)(_|$)")
 _PLACES = re.compile(r"_(FILE|DIR|PATH)$|^EVALVAULT_AWS_SECRET$")  # where a secret is, is none
+# ASCII: to Unicode, Hangul is a letter, and a key that stands at a particle would have no end. `*`: OpenAI quotes a key so.
 _PATTERNS = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{8,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}|\bhooks\.slack\.com/\S+|\bAKIA[0-9A-Z]{16}\b"
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+)?|(?<=Bearer )[A-Za-z0-9._~+/-]{8,}=*"
-    r"|(?<=://)[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?=@)"
+    r"\bsk-[A-Za-z0-9_*-]{8,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}|\bhooks\.slack\.com/\S+|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bgh[opsur]_[A-Za-z0-9]{10,}|\bgithub_pat_[A-Za-z0-9_]{10,}|\bAIza[A-Za-z0-9_-]{20,}"
+    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+)?"
+    r"|(?<=://)[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?=@)",
+    re.ASCII,
+)
+_IS = r"""(?:['"]?\s*[:=]\s*b?['"]?|['"]\s*,\s*b?['"])"""  # between a header and its value: as sent, in a dict, in a pair
+_HEADERS = re.compile(
+    rf"(\b(?:x-)?api[-_]key{_IS}|\bauthorization{_IS}(?:(?:basic|bearer|token) +)?|\bbearer +)[^\s'\",;]{{8,}}",
+    re.ASCII | re.IGNORECASE,
 )
 _known: set[str] = set()
 _about: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=None)
 
 
 def know_secrets(values: Iterable[str]) -> None:
-    """Hide these values from now on, with those of the environment's variables that are named as secrets."""
+    """Hide these values from now on, with those of the environment's variables that are named as secrets.
+
+    Of a URL the password alone too; all of them also as they are where `%40` is read as `@`.
+    """
     named = [value for name, value in os.environ.items() if _NAMES.search(name) and not _PLACES.search(name)]
-    _known.update(value for value in (*values, *named) if len(value) >= SHORTEST_SECRET)
+    found = [part for value in (*values, *named) for part in (value, _password(value))]
+    _known.update(value for part in found for value in (part, unquote(part)) if len(value) >= SHORTEST_SECRET)
+
+
+def _password(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:  # no URL
+        return ""
 
 
 def without_secrets(text: str) -> str:
     """The text with `[SECRET]` in place of every known secret, and of what looks like one."""
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
-    return _PATTERNS.sub(HIDDEN, text)
+    return _HEADERS.sub(rf"\1{HIDDEN}", _PATTERNS.sub(HIDDEN, text))
 
 
 @contextmanager
@@ -71,8 +92,9 @@ def configure_logging(
     """Log to standard error (INFO and above with `verbose`, otherwise warnings) and, INFO and above, to `file`.
 
     With `file_only`, the name of a logger, its lines go to the file, and all else stays as it is. The file is rotated each
-    day and at `max_mb`, by whichever of the processes that write to it comes first; none loses a line. `redact` is applied
-    to each line as a whole, after secrets are hidden. Raises OSError for a folder that cannot be made.
+    day and at `max_mb`, by whichever of the processes that write to it comes first; none loses a line. Then rotated files of
+    days before the last `keep_days` are deleted. `redact` is applied to each line as a whole, after secrets are hidden.
+    Raises OSError for a folder that cannot be made.
     """
     formatter = _Lines(form, lambda text: redact(without_secrets(text)))
     handlers: list[logging.Handler] = []
@@ -99,13 +121,17 @@ def configure_logging(
     sys.excepthook = _hook(formatter.redact)
 
 
-def redact_traceback() -> None:
-    """Hide secrets in what ends this process."""
-    sys.excepthook = _hook(without_secrets)
+def redact_traceback(redact: Callable[[str], str] = str) -> None:
+    """Hide secrets in what ends this process; then `redact` it."""
+    sys.excepthook = _hook(lambda text: redact(without_secrets(text)))
 
 
-def redact_output() -> None:
-    """Hide secrets in every log record, on standard output and error, and in what ends this process."""
+def redact_output(redact: Callable[[str], str] = str) -> None:
+    """Hide secrets in every log record, on standard output and error, and in what ends this process; then `redact` it."""
+
+    def hidden(text: str) -> str:
+        return redact(without_secrets(text))
+
     make = logging.getLogRecordFactory()
     if getattr(make, _OURS, False):
         return
@@ -116,15 +142,15 @@ def redact_output() -> None:
             text = record.getMessage()
         except (TypeError, ValueError):  # a mistaken log call: its handler says so
             return record
-        record.msg, record.args = without_secrets(text), ()
+        record.msg, record.args = hidden(text), ()
         if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = without_secrets("".join(traceback.format_exception(*record.exc_info))).rstrip()
+            record.exc_text = hidden("".join(traceback.format_exception(*record.exc_info))).rstrip()
         return record
 
     setattr(factory, _OURS, True)  # not twice
     logging.setLogRecordFactory(factory)
-    sys.stdout, sys.stderr = _Redacted(sys.stdout), _Redacted(sys.stderr)
-    redact_traceback()
+    sys.stdout, sys.stderr = _Redacted(sys.stdout, hidden), _Redacted(sys.stderr, hidden)
+    redact_traceback(redact)
 
 
 class _Lines(logging.Formatter):
@@ -153,10 +179,10 @@ class _Lines(logging.Formatter):
 
 
 class _Redacted:
-    """A stream of text whose lines are written without secrets. A line is held until it ends, or is flushed."""
+    """A stream of text whose lines are written redacted. A line is held until it ends, or is flushed."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._held = stream, ""
+    def __init__(self, stream: TextIO, redact: Callable[[str], str]) -> None:
+        self._stream, self._redact, self._held = stream, redact, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -164,7 +190,7 @@ class _Redacted:
     def write(self, text: str) -> int:
         *lines, self._held = (self._held + text).split("\n")
         if lines:
-            self._stream.write(without_secrets("\n".join(lines)) + "\n")
+            self._stream.write(self._redact("\n".join(lines)) + "\n")
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -174,7 +200,7 @@ class _Redacted:
     def flush(self) -> None:
         held, self._held = self._held, ""
         if held:
-            self._stream.write(without_secrets(held))
+            self._stream.write(self._redact(held))
         self._stream.flush()
 
 
@@ -188,11 +214,20 @@ def _hook(redact: Callable[[str], str]) -> Callable[[type[BaseException], BaseEx
 def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
     from concurrent_log_handler import ConcurrentTimedRotatingFileHandler
 
+    class DaysKept(ConcurrentTimedRotatingFileHandler):
+        """Rotated by size, too, so that its own count of files is no count of days."""
+
+        def getFilesToDelete(self) -> list[str]:  # noqa: N802  its name there, called under the lock that processes share
+            oldest = datetime.now().date() - timedelta(days=keep_days)
+            rotated = re.compile(rf"{re.escape(file.name)}\.(\d{{4}}-\d\d-\d\d)(\.\d+)?")
+            days = {one: found[1] for one in file.parent.iterdir() if (found := rotated.fullmatch(one.name))}
+            return [str(one) for one, day in days.items() if day < oldest.isoformat()]
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler: logging.Handler = ConcurrentTimedRotatingFileHandler(
+    handler: logging.Handler = DaysKept(
         filename=str(file),
         when="midnight",
-        backupCount=keep_days,
+        backupCount=1,  # not 0, with which it deletes nothing
         maxBytes=int(max_mb * 1_000_000),
         encoding="utf-8",
         errors="backslashreplace",

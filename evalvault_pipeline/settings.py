@@ -327,7 +327,7 @@ class Settings(SecretSources):
         20.0, validation_alias="EVALVAULT_LOG_MAX_MB", description="Size at which the log file is rotated, in MB."
     )
     log_keep_days: Annotated[int, Field(ge=1)] = Field(
-        30, validation_alias="EVALVAULT_LOG_KEEP_DAYS", description="The log is rotated each day; older files are deleted."
+        30, validation_alias="EVALVAULT_LOG_KEEP_DAYS", description="Days after which rotated log files are deleted."
     )
     retention_days: Annotated[int, Field(ge=1)] = Field(
         365,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.stack import UserProject
 
 CANARY = "canary-4f9a81c2"
+ROTATED_FILES = 8
 KEYS = [
     "sk-proj-abcdefghijklmnop1234",
     "xoxb-111111111111-222222222222",
@@ -29,6 +31,22 @@ KEYS = [
     "Authorization: Bearer abcdef0123456789",
     "postgresql://user:hunter2secret@127.0.0.1/db",
 ]
+QUOTED = [  # (what is told, what must not be)
+    ("Incorrect API key provided: sk-proj-****abcd.", "abcd"),
+    ("Incorrect API key provided: sk-pr***********************wxyz. You can find", "wxyz"),
+    ("Authorization: Basic dXNlcjpwYXNzd29yZA==", "dXNlcjpwYXNzd29yZA"),
+    ("authorization: bearer abcdef0123456789", "abcdef0123456789"),
+    ("sent bearer abcdef0123456789 to it", "abcdef0123456789"),
+    ("{'Authorization': 'Token abcdef0123456789'}", "abcdef0123456789"),
+    ("키는 ghp_abcdefghijklmnopqrstuvwxyz0123456789입니다", "klmnop"),
+    ("github_pat_11ABCDEFG0_abcdefghijklmnop", "klmnop"),
+    ("키AIzaSyA1234567890abcdefghijklmnopqrstuv를", "klmnop"),
+    ("키AKIAIOSFODNN7EXAMPLE를", "EXAMPLE"),
+    ("X-API-Key: plain-looking-value", "looking"),
+    ("{'x-api-key': 'plain-looking-value'}", "looking"),
+    ("[(b'x-api-key', b'plain-looking-value')]", "looking"),
+]
+PLAIN = ["the bearer of the policy", "Basic understanding of authorization", "an API key: none", "ask-me-anything-of-it"]
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +117,22 @@ def test_four_processes_lose_no_line_while_the_file_is_rotated(tmp_path: Path) -
     assert [writer.wait() for writer in writers] == [0] * 4
     found = [line.split(" - INFO - ")[1] for part in tmp_path.glob("evalvault.log*") for line in lines(part)]
     assert (len(found), len(set(found))) == (4000, 4000)
-    assert len(list(tmp_path.glob("evalvault.log*"))) > 3, "it was rotated"
+    assert len(list(tmp_path.glob("evalvault.log*"))) >= ROTATED_FILES, "docs/logs.md says so"
+
+
+def test_rotated_files_are_kept_for_days_however_many_a_day_has(tmp_path: Path) -> None:
+    today = datetime.now().date()
+    days = {days: tmp_path / f"evalvault.log.{today - timedelta(days=days)}" for days in (1, 3, 4)}
+    others = [tmp_path / "evalvault.log.2001-01-01.bak", tmp_path / "other.log.2001-01-01"]
+    for old in [*days.values(), tmp_path / f"{days[4].name}.12", *others]:
+        old.write_text("old", encoding="utf-8")
+    configure_logging(file=tmp_path / "evalvault.log", max_mb=0.001, keep_days=3)
+    for number in range(100):
+        logging.getLogger("x").info("line %d", number)
+    assert len(list(tmp_path.glob(f"evalvault.log.{today}*"))) > 3
+    assert [number for number, file in days.items() if file.exists()] == [1, 3]
+    assert not list(tmp_path.glob(f"{days[4].name}*"))
+    assert all(other.exists() for other in others)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -109,6 +142,27 @@ def test_what_looks_like_a_secret_is_hidden(key: str) -> None:
     assert secret not in shown
     assert "[SECRET]" in shown
     assert shown.startswith("failed with ")
+
+
+@pytest.mark.parametrize(("told", "secret"), QUOTED)
+def test_a_secret_that_others_quote_is_hidden(told: str, secret: str) -> None:
+    shown = without_secrets(f"failed with {told} at once")
+    assert secret not in shown
+    assert "[SECRET]" in shown
+    assert shown.startswith("failed with ")
+    assert shown.endswith(" at once")
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_ordinary_words_are_no_secrets(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+def test_the_password_of_a_known_url_is_hidden_alone_as_written_and_as_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_URL", "smtp://user:Hunter2%40pass@mail.example.invalid:587")
+    know_secrets(["https://user:Other2pass@hook.example.invalid/x", "https://[no-url:secret@"])
+    for password in ("Hunter2%40pass", "Hunter2@pass", "Other2pass"):
+        assert without_secrets(f"auth failed for password {password}") == "auth failed for password [SECRET]"
 
 
 def test_a_known_secret_is_hidden_in_messages_exceptions_warnings_and_the_last_traceback(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from evalvault_pipeline.cli_watching import _since
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.reporting.incidents import Board, Notice, Reported, Rules
+from evalvault_pipeline.settings import Settings
 from evalvault_pipeline_tests.doubles.receivers import Receiver
 from evalvault_pipeline_tests.stack import UserProject, free_port, wait_for
 
@@ -68,6 +71,31 @@ def test_usage_since_a_day_to_come_is_nothing(user: UserProject) -> None:
 def test_a_span_that_cannot_be_read_is_refused(user: UserProject, since: str) -> None:
     done = user.run("evalvault", "usage", "--since", since, check=False)
     assert (done.returncode, "no span of time" in done.stderr) == (2, True)
+
+
+def test_usage_of_a_dataset_that_nobody_knows_is_refused_with_those_that_are_known(user: UserProject) -> None:
+    done = user.run("evalvault", "usage", "--dataset", "nope", check=False)
+    assert (done.returncode, "Known: insurance_qa, insurance_qa_en." in done.stderr) == (2, True), done.stderr
+    assert "total" in user.run("evalvault", "usage", "--dataset", "insurance_qa_en").stdout, "declared, and never run"
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        ("2026-11-29T10:00+00:00", "2026-11-29T10:00:00+00:00"),
+        ("2026-11-29T10:00Z", "2026-11-29T10:00:00+00:00"),
+        ("2026-11-29T10:00", "2026-11-29T10:00:00+09:00"),
+        ("2026-11-29", "2026-11-29T00:00:00+09:00"),
+    ],
+)
+def test_an_offset_that_is_given_is_kept(text: str, since: str, settings: Settings) -> None:
+    assert _since(text, settings) == datetime.fromisoformat(since)
+
+
+def test_a_mute_of_more_than_a_year_is_refused(user: UserProject) -> None:
+    done = user.run("evalvault", "alert", "mute", "insurance_qa_en", "--for", "99999w", check=False)
+    assert (done.returncode, "more than 366 days" in done.stderr) == (2, True), done.stderr
+    assert "insurance_qa_en" not in user.run("evalvault", "alert", "list").stdout
 
 
 def test_an_incident_is_listed_acknowledged_and_muted(user: UserProject) -> None:

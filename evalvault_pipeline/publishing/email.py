@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import smtplib
 import ssl
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from evalvault_pipeline.publishing.alerts import Message
 
 TIMEOUT_SECONDS = 20.0
 DOMAIN = "evalvault.invalid"  # of message ids only
+_log = logging.getLogger(__name__)
 
 
 def send_mail(url: SecretStr, message: Message, *, sender: str, to: Sequence[str]) -> None:
@@ -34,7 +36,7 @@ def send_mail(url: SecretStr, message: Message, *, sender: str, to: Sequence[str
         with _connected(parts.scheme, parts.hostname, port) as server:
             if parts.username:
                 server.login(unquote(parts.username), unquote(parts.password or ""))
-            server.send_message(_mail(message, sender, to))
+            refused = server.send_message(_mail(message, sender, to))
     except (OSError, smtplib.SMTPException, ssl.SSLError) as error:
         code = getattr(error, "smtp_code", None)
         what = f"{type(error).__name__} {code}" if code else type(error).__name__
@@ -42,6 +44,14 @@ def send_mail(url: SecretStr, message: Message, *, sender: str, to: Sequence[str
             f"The mail server {parts.hostname} does not take the message ({what}). Check SMTP_URL and the addresses: "
             "evalvault alert test"
         ) from None
+    if refused:  # the others have it: sending it again would be a double for them
+        _log.warning(
+            "the mail server %s refused %d of %d receivers of %s. Check EVALVAULT_ALERT_EMAIL_TO.",
+            parts.hostname,
+            len(refused),
+            len(to),
+            message.id,
+        )
 
 
 def _connected(scheme: str, host: str, port: int | None) -> smtplib.SMTP:

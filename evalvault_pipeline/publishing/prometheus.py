@@ -1,23 +1,31 @@
 """What Prometheus scrapes: one exporter that lives on and reads the database, since a run ends too soon to be scraped itself.
 
-Label values are the catalog's datasets, metrics of the registry, reasons and judges: at most `MOST_LABELS` of each.
+Label values are the catalog's datasets, metrics of the registry, reasons and judges: at most `MOST_LABELS` of each. How a
+dataset stands is told of those in the catalog now; what others ran is counted as `other`.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
+import socket
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline import __version__
 from evalvault_pipeline.access.keys import ApiKey, required_key
-from evalvault_pipeline.errors import PipelineError, ServiceUnavailable
+from evalvault_pipeline.cases.catalog import DatasetSpec, load_catalog
+from evalvault_pipeline.errors import InvalidCatalog, PipelineError, ServiceUnavailable
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.run_history import RunHistory
-from evalvault_pipeline.reporting.incidents import State
+from evalvault_pipeline.reporting.incidents import BACKUPS, State
+from evalvault_pipeline.reporting.overview import newest_runs
 from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline.secrets import Secret
 
@@ -31,18 +39,60 @@ BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 LOOKBACK = timedelta(hours=1)  # a run may be kept a little after one that ended later
 LIVE_SECONDS = 60.0  # a run that told its calls within so long is still asking
 MOST_LABELS = 200
-OTHER = "other"  # label of what lies beyond
+OTHER = "other"  # label of what lies beyond, and of datasets that the catalog does not declare
+_log = logging.getLogger(__name__)
+
+
+class WatchedDatasets:
+    """The datasets of a catalog file, read again where the file was changed; the last ones where it cannot be read."""
+
+    def __init__(self, catalog: Path) -> None:
+        self._catalog = catalog
+        self._version: tuple[int, int] | None = None
+        self._specs: Mapping[str, DatasetSpec] = {}
+        self._snapshots: dict[str, list[str]] = {}
+
+    def snapshots(self) -> Mapping[str, list[str]]:
+        """Dataset -> its snapshots."""
+        version = self._file_version()
+        if version != self._version:
+            self._version = version
+            try:
+                self._specs = load_catalog(self._catalog).datasets
+            except InvalidCatalog as error:
+                _log.warning("the datasets stay those that the catalog declared before: %s", error)
+        self._snapshots = {name: self._of(spec) for name, spec in self._specs.items()}
+        return self._snapshots
+
+    def _file_version(self) -> tuple[int, int]:
+        try:
+            stat = self._catalog.stat()
+        except OSError:  # reading it says what is wrong
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_size)
+
+    def _of(self, spec: DatasetSpec) -> list[str]:
+        try:
+            return list(spec.snapshots())
+        except (InvalidCatalog, OSError):  # the catalog's check names it
+            return self._snapshots.get(spec.name, [])
 
 
 class Exporter:
-    """Collects from the database, at each scrape only what is new. Its URL is asked for each time: a password may change."""
+    """Collects from the database, at each scrape only what is new; threads that ask at once wait for each other.
 
-    def __init__(self, store_url: Callable[[], str], clock: Callable[[], float] = time.time) -> None:
+    The database's URL is asked for each time: a password may change.
+    """
+
+    def __init__(self, store_url: Callable[[], str], catalog: Path, clock: Callable[[], float] = time.time) -> None:
         self._store_url, self._clock = store_url, clock
         self._url = ""
+        self._lock = threading.Lock()
+        self._catalog = WatchedDatasets(catalog)
+        self._watched: Mapping[str, list[str]] = {}
         self._seen: set[tuple[str, str]] = set()
         self._until = ""
-        self._latest: dict[str, Mapping[str, Any]] = {}
+        self._whole: dict[str, dict[str, Mapping[str, Any]]] = {}  # dataset -> snapshot -> its newest whole run
         self._evaluations: Counter[tuple[str, str]] = Counter()
         self._durations: dict[str, list[float]] = {}
         self._tokens: Counter[tuple[str, str]] = Counter()
@@ -52,9 +102,18 @@ class Exporter:
 
     def collect(self) -> Iterator[Metric]:
         """Every metric. Where the database does not answer, `evalvault_up` is 0 and stands alone."""
+        with self._lock:
+            found = list(self._collected())
+        yield from found
+
+    def _collected(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         yield InfoMetricFamily("evalvault_build", "Version of the package.", value={"version": __version__})
+        watched = self._catalog.snapshots()
+        if watched.keys() - self._watched.keys():
+            self._until = ""  # their runs were passed over
+        self._watched = watched
         try:
             self._url = self._store_url()
             self._read()
@@ -67,19 +126,27 @@ class Exporter:
 
     def _read(self) -> None:
         since = (datetime.fromisoformat(self._until) - LOOKBACK).isoformat() if self._until else ""
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         with RunHistory(self._url) as history:
             for header in history.headers(since=since):
                 key = (str(header["run_id"]), str(header["snapshot"]))
-                self._until = max(self._until, str(header["finished_at"]))
+                # A run of a machine whose clock is ahead does not keep those of the others from being read.
+                self._until = max(self._until, min(str(header["finished_at"]), now))
+                if header["dataset_name"] in self._watched:
+                    self._keep(header)
                 if key in self._seen:
                     continue
                 self._seen.add(key)
                 self._add(header)
 
+    def _keep(self, header: Mapping[str, Any]) -> None:
+        kept = self._whole.setdefault(str(header["dataset_name"]), {})
+        snapshot = str(header["snapshot"])
+        for newest in newest_runs([*([kept[snapshot]] if snapshot in kept else []), header], ()):
+            kept[snapshot] = newest
+
     def _add(self, header: Mapping[str, Any]) -> None:
-        dataset = self._label("dataset", header["dataset_name"])
-        if not header["missing_batches"]:
-            self._latest[dataset] = header
+        dataset = self._dataset(header["dataset_name"])
         usage = header["usage"]
         for kind in ("prompt", "completion", "embedding"):
             self._tokens[dataset, kind] += usage[f"{kind}_tokens"]
@@ -94,6 +161,9 @@ class Exporter:
             counts = self._durations.setdefault(metric, [0.0] * (len(BUCKETS) + 2))
             counts[bisect_left(BUCKETS, header["duration_seconds"])] += 1
             counts[-1] += header["duration_seconds"]
+
+    def _dataset(self, name: object) -> str:
+        return self._label("dataset", name) if name in self._watched else OTHER
 
     def _label(self, kind: str, value: object) -> str:
         """A label's value, `other` for all beyond the first 200 of its kind."""
@@ -143,27 +213,32 @@ class Exporter:
         yield from self._of_newest()
 
     def _of_newest(self) -> Iterator[Metric]:
-        """Of each dataset's newest whole run. What was not measured has no sample: a failure is never a zero."""
+        """Of the newest whole run on each dataset's greatest snapshot. What was not measured has no sample."""
         from prometheus_client.core import GaugeMetricFamily
 
-        rate = GaugeMetricFamily("evalvault_pass_rate", "Passed / all cases of the newest run.", labels=["dataset"])
+        rate = GaugeMetricFamily("evalvault_pass_rate", "Passed / all cases of the newest whole run.", labels=["dataset"])
         bound = GaugeMetricFamily("evalvault_pass_rate_bound", "95 % interval of the pass rate.", labels=["dataset", "bound"])
         coverage = GaugeMetricFamily("evalvault_coverage", "Measured / wanted scores of the newest run.", labels=["dataset"])
         cases = GaugeMetricFamily("evalvault_cases", "Cases of the newest run.", labels=["dataset", "outcome"])
         mean = GaugeMetricFamily("evalvault_metric_mean", "Mean of the measured scores.", labels=["dataset", "metric"])
         ended = GaugeMetricFamily("evalvault_last_success_timestamp_seconds", "When the newest run ended.", labels=["dataset"])
-        for dataset, header in self._latest.items():
+        for name, snapshots in self._watched.items():
+            runs = newest_runs(self._whole.get(name, {}).values(), snapshots)
+            dataset = self._dataset(name)
+            if not runs or dataset == OTHER != name:  # several datasets have no pass rate in common
+                continue
+            header = runs[-1]
             ended.add_metric([dataset], datetime.fromisoformat(header["finished_at"]).timestamp())
             coverage.add_metric([dataset], header["coverage"])
             for outcome in ("passed", "failed", "unmeasured"):
                 cases.add_metric([dataset, outcome], header[f"{outcome}_test_cases"])
             if header["measured_scores"]:
                 rate.add_metric([dataset], header["pass_rate"])
-                for name, value in zip(("low", "high"), header["pass_rate_interval"] or (), strict=False):
-                    bound.add_metric([dataset, name], value)
-            for name in header["metrics_evaluated"]:
-                if header[f"avg_{name}"] is not None:
-                    mean.add_metric([dataset, self._label("metric", name)], header[f"avg_{name}"])
+                for end, value in zip(("low", "high"), header["pass_rate_interval"] or (), strict=False):
+                    bound.add_metric([dataset, end], value)
+            for metric in header["metrics_evaluated"]:
+                if header[f"avg_{metric}"] is not None:
+                    mean.add_metric([dataset, self._label("metric", metric)], header[f"avg_{metric}"])
         yield from (rate, bound, coverage, cases, mean, ended)
 
     def _of_calls(self) -> Iterator[Metric]:
@@ -205,27 +280,29 @@ class Exporter:
             "evalvault_alert_state", "1 for the state that a dataset is in.", labels=["dataset", "state"]
         )
         for name, one in board.datasets.items():
-            for state in State:
-                states.add_metric([self._label("dataset", name), state.value], float(one.state is state))
+            dataset = name if name == BACKUPS else self._dataset(name)
+            if dataset == name:
+                for state in State:
+                    states.add_metric([dataset, state.value], float(one.state is state))
         yield states
         yield GaugeMetricFamily("evalvault_open_incidents", "Incidents that are open.", value=len(board.open_incidents))
         yield GaugeMetricFamily("evalvault_alerts_undelivered", "Messages that no channel took yet.", value=waiting)
 
 
-def registry(store_url: Callable[[], str]) -> CollectorRegistry:
+def registry(store_url: Callable[[], str], catalog: Path) -> CollectorRegistry:
     from prometheus_client import CollectorRegistry
 
     found = CollectorRegistry(auto_describe=False)
-    found.register(Exporter(store_url))
+    found.register(Exporter(store_url, catalog))
     return found
 
 
-def serve(store_url: Callable[[], str], *, host: str, port: int, api_key: Secret) -> Any:
+def serve(store_url: Callable[[], str], *, catalog: Path, host: str, port: int, api_key: Secret) -> Any:
     """A server of `/metrics` and `/healthz`, not started yet (`serve_forever`). Behind `X-API-Key` where a key is set.
 
     The key is read for each request: a rotated one counts at once, and one that is gone opens nothing.
     Raises InvalidSetting where other machines could read it without a key, or with a short one; ServiceUnavailable where the
-    port is taken.
+    port is taken or the address is none of this machine.
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -234,7 +311,7 @@ def serve(store_url: Callable[[], str], *, host: str, port: int, api_key: Secret
 
     first = api_key.read()
     guarded = required_key(first.get_secret_value() if first else None, host=host, what="The exporter") is not None
-    metrics = make_wsgi_app(registry(store_url))
+    metrics = make_wsgi_app(registry(store_url, catalog))
 
     class Quiet(WSGIRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -255,12 +332,17 @@ def serve(store_url: Callable[[], str], *, host: str, port: int, api_key: Secret
         found: Iterable[bytes] = metrics(environ, start)
         return found
 
+    class Server(ThreadingWSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
     try:
-        return make_server(host, port, app, ThreadingWSGIServer, handler_class=Quiet)
+        return make_server(host, port, app, Server, handler_class=Quiet)
     except OSError as error:
-        raise ServiceUnavailable(
-            f"Port {port} of {host} cannot be had: {error.strerror or error}. Choose another with EVALVAULT_METRICS_PORT."
-        ) from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            wrong, remedy = f"Port {port} of {host}", "Choose another with EVALVAULT_METRICS_PORT."
+        else:
+            wrong, remedy = f"Address {host}", "Choose one of this machine with EVALVAULT_METRICS_HOST, such as 127.0.0.1."
+        raise ServiceUnavailable(f"{wrong} cannot be had: {error.strerror or error}. {remedy}") from None
 
 
 def _said(start: StartResponse, status: str, body: bytes, kind: str = "text/plain") -> Collection[bytes]:

@@ -124,6 +124,10 @@ class RunHistory:
             query = query.where(runs.c.dataset == dataset)
         yield from (orjson.loads(row.header) for row in self._rows(query))
 
+    def datasets(self) -> list[str]:
+        """The names of all that were run."""
+        return [row.dataset for row in self._rows(sa.select(runs.c.dataset).distinct().order_by(runs.c.dataset))]
+
     def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         with self._database.reading() as connection:
             return connection.execute(query).all()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -16,7 +20,13 @@ if TYPE_CHECKING:
     from slack_sdk.http_retry.handler import RetryHandler
 
 TIMEOUT_SECONDS = 10
+LONGEST_WAIT_SECONDS = 30  # for a rate limit: with three tries below the lease of a delivery (alert_book.py)
 HEADER, SECTION, FIELD, FIELDS = 150, 3_000, 2_000, 10  # what Slack's Block Kit takes
+LABEL = 120
+MOST_FIELDS = 30
+# Slack refuses blocks of about 13,200 characters in all (`msg_blocks_too_long`), and documents no figure. One was refused at
+# 11,341 in its texts alone (slackapi/bolt-js, issues 2509 and 2867): so the whole JSON is counted.
+WHOLE = 12_000
 PLAIN = 3_900
 MARKS = {
     Kind.OPENED: ":red_circle:",
@@ -24,6 +34,7 @@ MARKS = {
     Kind.EXTENDED: ":red_circle:",
     Kind.REMINDER: ":red_circle:",
 }
+_ENTITIES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
 # The SDK's debug lines hold the webhook's address, which is its secret.
 _log = logging.getLogger("evalvault_pipeline.slack")
 _log.setLevel(logging.WARNING)
@@ -89,21 +100,27 @@ def _brought_up_to_date(client: WebClient, channel: str, thread: str, text: str,
 
 
 def blocks(message: Message) -> list[dict[str, Any]]:
-    """The message in Block Kit, cut to what Slack takes."""
+    """The message in Block Kit, its fields and cases cut to what Slack takes of each, and then until it takes the whole."""
+    limit = FIELD
+    while len(json.dumps(built := _blocks(message, limit), ensure_ascii=False)) > WHOLE:
+        limit = limit * 3 // 4
+    return built
+
+
+def _blocks(message: Message, limit: int) -> list[dict[str, Any]]:
     mark = MARKS.get(message.kind, ":large_green_circle:")
+    short = min(limit, LABEL)
     built: list[dict[str, Any]] = [
         {"type": "header", "text": {"type": "plain_text", "text": _cut(message.title, HEADER), "emoji": True}}
     ]
-    fields = [_markdown(f"*{_escaped(label)}*\n{_escaped(text)}", FIELD) for label, text in message.fields]
-    built += [{"type": "section", "fields": fields[start : start + FIELDS]} for start in range(0, len(fields), FIELDS)][:3]
+    fields = [_markdown(_line(f"*{_escaped(label, short)}*\n", text, limit)) for label, text in message.fields[:MOST_FIELDS]]
+    built += [{"type": "section", "fields": fields[start : start + FIELDS]} for start in range(0, len(fields), FIELDS)]
     if message.cases:
-        lines = [
-            f"*{_escaped(message.cases_title)}*",
-            *(f"• `{_escaped(name)}` {_escaped(text)}" for name, text in message.cases),
-        ]
-        built.append({"type": "section", "text": _markdown("\n".join(lines), SECTION)})
-    links = "  ".join(_link(label, target) for label, target in message.links)
-    built.append({"type": "context", "elements": [_markdown(f"{mark} {links or _escaped(message.incident)}", SECTION)]})
+        cases = [_line(f"• `{_escaped(name, short)}` ", text, limit) for name, text in message.cases]
+        lines = [f"*{_escaped(message.cases_title, short)}*", *cases]
+        built.append({"type": "section", "text": _markdown(_joined(lines, "\n"))})
+    links = _joined([_link(label, target) for label, target in message.links], "  ")
+    built.append({"type": "context", "elements": [_markdown(f"{mark} {links or _escaped(message.incident, LABEL)}")]})
     return built
 
 
@@ -114,9 +131,18 @@ def _retries() -> list[RetryHandler]:
         ServerErrorRetryHandler,
     )
 
+    class PatientRateLimitErrorRetryHandler(RateLimitErrorRetryHandler):
+        """Waits as long as Slack says, and leaves what is too long to the next try of the whole message."""
+
+        def _can_retry(self, *, state: Any, request: Any, response: Any = None, error: Any = None) -> bool:
+            if not super()._can_retry(state=state, request=request, response=response, error=error):
+                return False
+            waits = [value for name, values in response.headers.items() if name.lower() == "retry-after" for value in values]
+            return not any(wait.isdigit() and int(wait) > LONGEST_WAIT_SECONDS for wait in waits)
+
     return [
         ConnectionErrorRetryHandler(max_retry_count=3),
-        RateLimitErrorRetryHandler(max_retry_count=3),
+        PatientRateLimitErrorRetryHandler(max_retry_count=3),
         ServerErrorRetryHandler(max_retry_count=3),
     ]
 
@@ -129,19 +155,39 @@ def _unavailable(what: str) -> ChannelUnavailable:
 
 
 def _plain(message: Message) -> str:
-    return _cut(_escaped(message.text), PLAIN)
+    return _escaped(message.text, PLAIN)
 
 
-def _markdown(text: str, limit: int) -> dict[str, str]:
-    return {"type": "mrkdwn", "text": _cut(text, limit)}
+def _markdown(text: str) -> dict[str, str]:
+    return {"type": "mrkdwn", "text": text}
+
+
+def _line(head: str, text: str, limit: int) -> str:
+    return head + _escaped(text, limit - len(head))
+
+
+def _joined(parts: Sequence[str], between: str) -> str:
+    """As many of the parts, each of them whole, as a section takes."""
+    text = ""
+    for part in parts:
+        longer = f"{text}{between}{part}" if text else part
+        if len(longer) > SECTION - LABEL:  # the mark stands before links
+            break
+        text = longer
+    return text
 
 
 def _link(label: str, target: str) -> str:
-    return f"<{target}|{_escaped(label)}>" if "://" in target else f"{_escaped(label)}: `{_escaped(target)}`"
+    shown, place = _escaped(label, LABEL), target.translate(_ENTITIES)
+    return f"<{place}|{shown}>" if "://" in target else f"{shown}: `{place}`"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _escaped(text: str, limit: int) -> str:
+    """At most `limit` characters as they are sent, in which no `&amp;` is cut in two."""
+    sizes = list(accumulate(len(_ENTITIES.get(ord(char), char)) for char in text))
+    if sizes and sizes[-1] > limit:
+        text = f"{text[: bisect_right(sizes, limit - 1)]}…"
+    return text.translate(_ENTITIES)
 
 
 def _cut(text: str, limit: int) -> str:

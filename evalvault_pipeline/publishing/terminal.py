@@ -212,7 +212,7 @@ def _text(text: str, style: str = "") -> Text:
 def print_status(lines: Sequence[DatasetOverview], waiting: Sequence[Delivery], console: Console, *, now: datetime) -> None:
     """Print the screen of the person on call."""
     table = Table(title="EvalVault", title_justify="left")
-    for column in ("dataset", "last run", "pass rate", "trend", "coverage", "alert", "next"):
+    for column in ("dataset", "last whole run", "pass rate", "trend", "coverage", "alert", "next"):
         table.add_column(column, justify="right" if column in ("pass rate", "coverage") else "left", overflow="fold")
     for line in lines:
         span = f"\n{percent(line.interval[0])} – {percent(line.interval[1])}" if line.interval else ""
@@ -284,8 +284,8 @@ def _spent(one: Spent) -> list[str]:
     ]
 
 
-def print_incidents(incidents: Sequence[Incident], board: Board, console: Console) -> None:
-    """Print a line for each incident."""
+def print_incidents(incidents: Sequence[Incident], board: Board, console: Console, *, now: datetime) -> None:
+    """Print a line for each incident, and for each mute that holds."""
     if not incidents:
         console.print("no incident is open")
     for one in incidents:
@@ -300,4 +300,6 @@ def print_incidents(incidents: Sequence[Incident], board: Board, console: Consol
         )
     for name, until in board.mutes.items():
         ends = datetime.fromtimestamp(until, UTC)
+        if ends <= now:
+            continue
         console.print(f"muted: {'all' if name == '*' else name} until {ends:%Y-%m-%d %H:%M} UTC", soft_wrap=True)

@@ -1,18 +1,19 @@
 """How each dataset stands, on one screen: last run, pass rate and its trend, alert state, what to do next.
 
-Pure: the newest headers of a dataset's runs and the alert board come in.
+Pure: headers of results files, the alert board and the clock come in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Cause, Incident, State
 
 BARS = "▁▂▃▄▅▆▇█"
-TREND_RUNS = 12
+GAP = "·"  # in a trend: a run in which nothing was measured
+TREND_SNAPSHOTS = 12
 NEXT: Mapping[Cause, str] = {
     Cause.PASS_RATE: "read the report's worst cases; `evalvault explain CASE` says why",
     Cause.DROP: "read the comparison; promote a new baseline only if the drop is meant",
@@ -27,7 +28,10 @@ NEXT: Mapping[Cause, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOverview:
-    """One line of the screen. `pass_rates` are those of the last runs, the oldest first; `state` None: no alert state yet."""
+    """One line of the screen. `pass_rates` are those of the last snapshots, in their order; None: nothing was measured.
+
+    `state` None: no alert state yet.
+    """
 
     dataset: str
     snapshot: str
@@ -36,7 +40,7 @@ class DatasetOverview:
     pass_rate: float | None
     interval: tuple[float, float] | None
     coverage: float | None
-    pass_rates: Sequence[float]
+    pass_rates: Sequence[float | None]
     state: State | None
     causes: Sequence[Cause]
     incidents: Sequence[Incident]
@@ -48,50 +52,74 @@ class DatasetOverview:
         return sparkline(self.pass_rates)
 
 
-def overview(names: Iterable[str], runs: Mapping[str, Sequence[Mapping[str, Any]]], board: Board) -> list[DatasetOverview]:
-    """A line for each dataset of the catalog, and for the backups where they are watched; `runs`: headers, the oldest first."""
-    watched = [*names, *([BACKUPS] if BACKUPS in board.datasets else [])]
-    return [_line(name, runs.get(name, ()), board) for name in watched]
+def newest_runs(headers: Iterable[Mapping[str, Any]], snapshots: Collection[str]) -> list[Mapping[str, Any]]:
+    """Of each snapshot its newest whole run, in the order of snapshots: the last one is how the dataset stands.
+
+    Only `snapshots` count, those of the catalog: a file from elsewhere may bear the dataset's name. Where no run is of one of
+    them, as their files are gone, all runs count.
+    """
+    newest: dict[str, Mapping[str, Any]] = {}
+    for header in sorted(headers, key=lambda header: str(header["finished_at"])):
+        if not header["missing_batches"]:
+            newest[str(header["snapshot"])] = header
+    known = sorted(newest.keys() & set(snapshots)) or sorted(newest)
+    return [newest[name] for name in known]
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """A bar for each share of 1; the lowest bar is the smallest value shown, or 0.5 where all are above."""
-    if not values:
-        return ""
-    low = min(0.5, *values)
+def overview(
+    datasets: Mapping[str, Collection[str]], runs: Mapping[str, Iterable[Mapping[str, Any]]], board: Board, *, now: float
+) -> list[DatasetOverview]:
+    """A line for each dataset of the catalog, and for the backups where they are watched.
+
+    `datasets`: the snapshots of each in the catalog; `runs`: headers of each; `now`: seconds since 1970.
+    """
+    watched = [*datasets, *([BACKUPS] if BACKUPS in board.datasets else [])]
+    return [_line(name, newest_runs(runs.get(name, ()), datasets.get(name, ())), board, now) for name in watched]
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """A bar for each share of 1, a dot for None; the lowest bar is the smallest value shown, or 0.5 where all are above."""
+    low = min([0.5, *(value for value in values if value is not None)])
     return "".join(
-        BARS[min(int((value - low) / (1.0 - low) * len(BARS)), len(BARS) - 1)] if low < 1.0 else BARS[-1] for value in values
+        GAP if value is None else BARS[min(int((value - low) / (1.0 - low) * len(BARS)), len(BARS) - 1)] for value in values
     )
 
 
-def _line(name: str, headers: Sequence[Mapping[str, Any]], board: Board) -> DatasetOverview:
-    last = headers[-1] if headers else {}
+def _line(name: str, newest: Sequence[Mapping[str, Any]], board: Board, now: float) -> DatasetOverview:
+    last = newest[-1] if newest else {}
     kept = board.datasets.get(name)
+    state = kept.state if kept else None
     causes = [Cause(cause) for cause in kept.causes] if kept else []
     open_ones = [one for one in board.open_incidents if name in one.datasets]
-    interval = last.get("pass_rate_interval")
+    interval = last.get("pass_rate_interval") if last.get("measured_scores") else None
     return DatasetOverview(
         dataset=name,
         snapshot=str(last.get("snapshot", "")),
         finished_at=str(last.get("finished_at", "")),
         judge=str(last.get("model_name", "")),
-        pass_rate=last.get("pass_rate"),
+        pass_rate=_pass_rate(last) if last else None,
         interval=(interval[0], interval[1]) if interval else None,
         coverage=last.get("coverage"),
-        pass_rates=[float(header["pass_rate"]) for header in headers[-TREND_RUNS:]],
-        state=kept.state if kept else None,
+        pass_rates=[_pass_rate(header) for header in newest[-TREND_SNAPSHOTS:]],
+        state=state,
         causes=causes,
         incidents=open_ones,
-        muted="*" in board.mutes or name in board.mutes,
-        next_step=_next(name, bool(last), kept.state if kept else None, causes),
+        muted=any(board.mutes.get(one, 0.0) > now for one in ("*", name)),
+        next_step=_next(name, last, state, causes),
     )
 
 
-def _next(name: str, has_run: bool, state: State | None, causes: Sequence[Cause]) -> str:
+def _pass_rate(header: Mapping[str, Any]) -> float | None:
+    return float(header["pass_rate"]) if header["measured_scores"] else None
+
+
+def _next(name: str, last: Mapping[str, Any], state: State | None, causes: Sequence[Cause]) -> str:
+    if last and not last["measured_scores"] and set(causes) <= {Cause.COVERAGE}:
+        return f"nothing was measured: {'; '.join(last['unmeasured_details'][:1]) or NEXT[Cause.COVERAGE]}"
     if causes:
         return NEXT[causes[0]]
     if state is State.WARNING:
         return "nothing yet: the next run confirms the drop, or does not"
-    if not has_run and name != BACKUPS:
+    if not last and name != BACKUPS:
         return f"score it: evalvault backfill {name}"
     return "nothing"

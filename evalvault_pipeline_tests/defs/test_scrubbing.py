@@ -23,6 +23,8 @@ def leak(context: dg.OpExecutionContext) -> None:
     warnings.warn("warned of " + key)
     logging.getLogger("evalvault_pipeline.x").warning("logged %s", key)
     context.log.info(f"told {key}")
+    print("asked by kim.canary@example.invalid")
+    context.log.info("asked by 010-1234-5678로")
     try:
         raise ValueError("inner " + key)
     except ValueError as error:
@@ -45,7 +47,11 @@ def test_a_key_that_is_leaked_everywhere_is_found_nowhere(tmp_path: Path) -> Non
     found = b"".join(file.read_bytes() for file in kept) + (done.stdout + done.stderr).encode()
     assert CANARY.encode() not in found
     assert CANARY[-8:].encode() not in found
+    assert b"kim.canary" not in found
+    assert b"1234-5678" not in found
     for word in (
+        b"asked by [EMAIL]",
+        "asked by [PHONE]로".encode(),
         b"printed [SECRET]",
         b"written [SECRET]",
         b"logged [SECRET]",
@@ -54,3 +60,39 @@ def test_a_key_that_is_leaked_everywhere_is_found_nowhere(tmp_path: Path) -> Non
         b"inner [SECRET]",
     ):
         assert word in found, word
+
+
+PERSON = "kim.canary@example.invalid"
+NAMES_A_PERSON = """
+import logging, sys, warnings
+import dagster as dg
+import evalvault_pipeline.definitions
+
+person = "kim.canary" + "@example.invalid, 010-1234-5678"
+
+@dg.op
+def tell(context: dg.OpExecutionContext) -> None:
+    print("printed", person)
+    sys.stderr.write("written " + person + "\\n")
+    warnings.warn("warned of " + person)
+    logging.getLogger("evalvault_pipeline.x").warning("logged %s", person)
+    context.log.info(f"told {person}")
+
+@dg.job(executor_def=dg.multiprocess_executor)
+def telling_job():
+    tell()
+
+defs = dg.Definitions(jobs=[telling_job])
+"""
+
+
+def test_who_is_named_in_a_process_of_a_step_is_named_in_no_log(tmp_path: Path) -> None:
+    user = UserProject(tmp_path / "project")
+    (user.folder / "tells.py").write_text(NAMES_A_PERSON, encoding="utf-8")
+    done = user.run("dagster", "job", "execute", "-f", "tells.py", "-j", "telling_job")
+    kept = [file for file in (user.folder / "data").rglob("*") if file.is_file()]
+    found = b"".join(file.read_bytes() for file in kept) + (done.stdout + done.stderr).encode()
+    assert PERSON.encode() not in found
+    assert b"1234-5678" not in found
+    for word in ("printed", "written", "warned of", "logged", "told"):
+        assert f"{word} [EMAIL], [PHONE]".encode() in found, word

@@ -19,7 +19,7 @@ class Receiver:
     `faults` are taken one by one before it answers rightly: an HTTP status, `HANG` or `RESET`.
     """
 
-    def __init__(self, *faults: int | str, hang_seconds: float = 30.0) -> None:
+    def __init__(self, *faults: int | str, hang_seconds: float = 30.0, retry_after: int = 1) -> None:
         self.faults = list(faults)
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []  # every one, refused ones too
         self.messages: list[dict[str, Any]] = []  # those that were taken
@@ -42,7 +42,7 @@ class Receiver:
                     self.connection.close()
                     return
                 if isinstance(fault, int):
-                    self.answer(fault, b"error", {"Retry-After": "1"} if fault == 429 else {})
+                    self.answer(fault, b"error", {"Retry-After": str(retry_after)} if fault == 429 else {})
                     return
                 self.answer(200, *receiver._take(self.path, body))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import ssl
 import subprocess
@@ -57,6 +59,14 @@ def test_a_webhook_that_stumbles_takes_the_message_once(faults: tuple[int | str,
         assert len(receiver.messages) == 1
         assert "76.6 %" in receiver.texts[0]
         assert receiver.messages[0]["blocks"][0]["type"] == "header"
+
+
+def test_a_long_rate_limit_is_left_to_the_next_try_of_the_message() -> None:
+    """Else a delivery would outlast its lease, and a second process would send it too."""
+    with Receiver(429, retry_after=120) as receiver:
+        with pytest.raises(ChannelUnavailable, match="HTTP 429"):
+            post_by_webhook(webhook_of(receiver), a_message())
+        assert len(receiver.requests) == 1
 
 
 def test_a_webhook_that_hangs_is_given_up_and_not_posted_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +129,44 @@ def test_a_message_is_cut_to_what_slack_takes_and_escaped() -> None:
     assert max(len(block["text"]["text"]) for block in built if block["type"] == "section" and "text" in block) <= 3000
     assert "2026w46 &lt;b&gt;&amp;" in str(blocks(a_message()))
     assert "<http://127.0.0.1:3000/runs/1|Dagster 실행>" in str(blocks(a_message()))
+
+
+AMPERSANDS = [(f"데이터셋 {number}", "A&B <보험> & C&D " * 120) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fields": AMPERSANDS},
+        {"fields": AMPERSANDS, "cases": [("&" * 300, "&" * 3000)] * 3},
+        {
+            "fields": [("지표", "면책기간은 가입일부터 구십 일입니다. " * 200)] * 40,
+            "cases": [("ko-001", "보험금 " * 2000)] * 50,
+        },
+        {"fields": [("quoted", '"\\\n' * 2000)] * 60, "cases": [("c", '"' * 5000)] * 3},
+        {"fields": [('"' * 500, '"' * 500)] * 60, "cases": [('"' * 500, '"' * 500)] * 60},
+        {"links": [("run", f"http://127.0.0.1/{'r' * 900}?a=1&b=2")] * 6, "fields": AMPERSANDS},
+    ],
+)
+def test_a_whole_message_fits_and_nothing_in_it_is_cut_in_two(changes: dict[str, Any]) -> None:
+    message = a_message(**changes)
+    with Receiver() as receiver:
+        post_by_webhook(webhook_of(receiver), message)
+        sent = receiver.messages[0]
+    assert len(json.dumps(sent["blocks"], ensure_ascii=False)) <= 12_000
+    assert len(sent["blocks"]) <= 50
+    texts = [sent["text"], *(text["text"] for block in sent["blocks"] for text in texts_of(block) if text["type"] == "mrkdwn")]
+    for text in texts:
+        assert len(text) <= 3_900
+        assert not re.search(r"&(?!amp;|lt;|gt;)", text), "an entity is whole"
+        assert text.count("`") % 2 == 0
+    assert all(re.fullmatch(r"(<[^<>|]+\|[^<>|]+>(  )?)+", part) for part in re.findall(r"<.*>", texts[-1])), "a link is whole"
+    shown = [field["text"] for block in sent["blocks"] for field in block.get("fields", [])]
+    assert len(shown) == min(len(message.fields), 30), "every dataset is told of"
+
+
+def texts_of(block: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*([block["text"]] if "text" in block else []), *block.get("fields", []), *block.get("elements", [])]
 
 
 # --- any webhook
@@ -266,6 +314,35 @@ def test_a_mail_server_that_refuses_is_named_with_its_code(code: str) -> None:
     finally:
         server.stop()
     assert len(mailbox.mails) == 1
+
+
+class Choosy(Mailbox):
+    """Knows nobody whose name begins with x."""
+
+    async def handle_RCPT(  # noqa: N802  its name there
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.startswith("x"):
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 taken"
+
+
+def test_receivers_that_are_refused_are_counted_in_the_log_and_the_others_have_the_mail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = started(mailbox := Choosy())
+    try:
+        url = SecretStr(f"smtp://127.0.0.1:{port_of(server)}")
+        send_mail(url, a_message(), sender="a@b.invalid", to=["c@d.invalid", "xavier@d.invalid", "xu@d.invalid"])
+        with pytest.raises(ChannelUnavailable, match="SMTPRecipientsRefused"):
+            send_mail(url, a_message(), sender="a@b.invalid", to=["xavier@d.invalid"])
+    finally:
+        server.stop()
+    assert len(mailbox.mails) == 1
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "evalvault_pipeline.publishing.email"]
+    assert "refused 2 of 3 receivers of qa-quality-1.1" in told
+    assert "xavier" not in told
 
 
 def test_a_mail_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

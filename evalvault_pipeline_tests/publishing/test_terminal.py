@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
@@ -15,15 +16,20 @@ from evalvault_pipeline.publishing.terminal import (
     print_estimate,
     print_examination,
     print_explanation,
+    print_incidents,
     print_metrics,
     print_report,
+    print_status,
 )
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
+from evalvault_pipeline.reporting.incidents import Board
+from evalvault_pipeline.reporting.overview import overview
 from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.scoring.doctor import Finding
 from evalvault_pipeline.scoring.estimate import Estimate
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline_tests.publishing.test_markdown import failed, hostile_free, judged, report
+from evalvault_pipeline_tests.reporting.test_overview import header, nothing
 
 MARKUP = ["[red]x[/red]", "[/]", "[/red]", "[link=http://x.y]z[/link]", "[bold", "[0, 1]"]
 
@@ -156,3 +162,32 @@ def test_a_problem_of_the_catalog_is_shown_literally_beside_what_is_fine():
     print_catalog(states, console, title="/data/[/x]/catalog.toml")
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "fine" in output and "line 3: [/red] [x]" in output and "/data/[/x]/catalog.toml" in output
+
+
+def test_the_status_shows_a_dash_and_the_way_out_where_nothing_was_measured():
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    runs = {"qa": [header("2026w46", 17), nothing("2026w47", 24)]}
+    console = Console(file=StringIO(), width=300, force_terminal=False)
+    print_status(overview({"qa": ["2026w46", "2026w47"]}, runs, Board(), now=now.timestamp()), [], console, now=now)
+    row = next(line for line in console.file.getvalue().splitlines() if "qa" in line)  # type: ignore[attr-defined]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == [
+        "qa",
+        "2026w47",
+        "–",
+        "▇·",
+        "0.0 %",
+        "–",
+        "nothing was measured: faithfulness: no judge in profile offline",
+    ]
+
+
+def test_a_mute_that_is_over_is_not_listed():
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    board = Board()
+    board.mute("over", now.timestamp())
+    board.mute("qa", (now + timedelta(hours=1)).timestamp())
+    console = Console(file=StringIO(), width=300, force_terminal=False)
+    print_incidents([], board, console, now=now)
+    listed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert listed.splitlines() == ["no incident is open", "muted: qa until 2026-11-25 01:00 UTC"]
