@@ -180,6 +180,11 @@ class Settings(BaseSettings):
     executor: Literal["in_process", "multiprocess"] = Field(
         "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
     )
+    run_retries: Annotated[int, Field(ge=0, le=20)] = Field(
+        0,
+        validation_alias="EVALVAULT_RUN_RETRIES",
+        description="How often Dagster tries an evaluation again whose worker died, or whose judge or store is away.",
+    )
     openai_api_key: Secret | None = Field(
         None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or of a compatible server."
     )

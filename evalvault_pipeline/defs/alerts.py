@@ -4,6 +4,7 @@ The sensor decides and never posts: what it decides is kept in the alert book be
 until it is delivered. When to alert stands in `reporting/incidents.py`.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -17,8 +18,10 @@ import dagster as dg
 from evalvault_pipeline.alerting import channels_of, deliver, send_digest
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.cases.redaction import redacted
+from evalvault_pipeline.defs.fencing import WITHIN_TAG
 from evalvault_pipeline.defs.jobs import evaluation_job_name
 from evalvault_pipeline.defs.launch import BACKFILL_TAG, why_failed
+from evalvault_pipeline.defs.retries import published_as
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing.alert_book import AlertBook, Delivery
@@ -145,7 +148,12 @@ def observations(
             position = min(position, record.storage_id - 1)
             break  # what comes after it waits too: the order counts
         history = _is_history(spec, record, run)
-        made = _reported(spec, record, settings, history) if noun == "report" else _compared(spec, record, history)
+        told_by = published_as(instance, run) if run else record.run_id
+        made = (
+            _reported(spec, record, settings, history, told_by)
+            if noun == "report"
+            else _compared(spec, record, history, told_by)
+        )
         seen += [made] if made else []
     since = max(cursor.get("since", now), cursor.get("at", now) - RUNS_LOOKBACK_SECONDS)
     seen += _failed_runs(instance, specs, since)
@@ -206,7 +214,12 @@ def _is_history(spec: DatasetSpec, record: dg.EventLogRecord, run: dg.DagsterRun
     return str(_metadata(record).get("snapshot", "")) < newest
 
 
-def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, history: bool) -> Reported | None:
+def _told(told_by: str, kind: str, *said: Any) -> str:
+    """The id of an observation: the same for a run and a retry of it that says the same."""
+    return f"{told_by}:{hashlib.sha256(repr(said).encode()).hexdigest()[:16]}:{kind}"
+
+
+def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, history: bool, told_by: str) -> Reported | None:
     """A report that lacks batches is none yet: the run that scores the others is under way, or failed by itself."""
     about = _metadata(record)
     cases = int(about.get("cases") or 0)
@@ -217,8 +230,9 @@ def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, 
     reasons = {str(name): int(count) for name, count in (about.get("unmeasured_reasons") or {}).items()}
     missed = sum(reasons.values())
     means = [f"{name}={value}" for name, value in sorted(about.items()) if name.startswith("mean_")]
+    evidence = " ".join([str(about.get("dataset_digest")), f"{passed}/{cases}", *means])
     return Reported(
-        id=f"{record.run_id}:{record.storage_id}:report",
+        id=_told(told_by, "report", about["snapshot"], evidence, reasons),
         dataset=spec.name,
         snapshot=str(about["snapshot"]),
         run_id=record.run_id,
@@ -229,19 +243,20 @@ def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, 
         coverage=float(about["coverage"]),
         threshold=settings.alert_pass_rate if spec.alert_pass_rate is None else spec.alert_pass_rate,
         min_coverage=settings.gate_min_coverage,
-        evidence=" ".join([str(about.get("dataset_digest")), f"{passed}/{cases}", *means]),
+        evidence=evidence,
         budget_spent=bool(reasons.get(Reason.BUDGET.value)),
         judge_down=sum(reasons.get(name, 0) for name in JUDGE_FAULTS) > missed / 2,
         history=history,
     )
 
 
-def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool) -> Compared | None:
+def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool, told_by: str) -> Compared | None:
     about = _metadata(record)
     if "not_worse" not in about:
         return None
+    evidence = str(about.get("evidence") or record.run_id)
     return Compared(
-        id=f"{record.run_id}:{record.storage_id}:verdict",
+        id=_told(told_by, "verdict", about["snapshot"], evidence, about["not_worse"]),
         dataset=spec.name,
         snapshot=str(about["snapshot"]),
         run_id=record.run_id,
@@ -249,7 +264,7 @@ def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool) -> Co
         outcome=str(about["not_worse"]),
         p_value=about.get("worse_p_value"),
         sentence=redacted(str(about.get("not_worse_because", "")))[:300],
-        evidence=str(about.get("evidence") or record.run_id),
+        evidence=evidence,
         history=history,
     )
 
@@ -261,7 +276,8 @@ def _failed_runs(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], sin
     names = set(jobs.values())
     for record in instance.get_run_records(wanted, limit=FAILED_RUNS):
         run = record.dagster_run
-        if run.tags.get("dagster/will_retry") == "true":
+        outer = instance.get_run_by_id(run.tags[WITHIN_TAG]) if WITHIN_TAG in run.tags else None
+        if any(one.tags.get("dagster/will_retry") == "true" for one in (run, outer) if one):
             continue
         chosen = {key.path[0] for key in run.asset_selection or () if key.path[-1] in ("cases", "scores", "report")}
         dataset = jobs.get(run.job_name) if not run.asset_selection else next(iter(chosen & names), None)

@@ -14,6 +14,7 @@ import dagster as dg
 from evalvault_pipeline import errors
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.retries import DATABASE_AWAY, MAX_RETRIES_TAG
 from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
 from evalvault_pipeline.scoring.store import is_running
 
@@ -57,7 +58,8 @@ def evaluate_snapshot(
     for range_tags in registration.runs:
         result = job.execute_in_process(
             instance=instance,
-            tags={**(tags or {}), **range_tags, PROCESS_TAG: _process()},
+            # Dagster cannot start such a run again: whoever executes it does.
+            tags={**(tags or {}), **range_tags, PROCESS_TAG: _process(), MAX_RETRIES_TAG: "0"},
             raise_on_error=False,
             run_config=QUIET,
         )
@@ -115,7 +117,7 @@ def dagster_instance() -> dg.DagsterInstance:
     except dg.DagsterInvariantViolationError as error:
         raise InvalidSetting(f"DAGSTER_HOME cannot be used: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:
-        if type(error).__name__ not in {"DagsterPostgresException", "OperationalError"}:
+        if type(error).__name__ not in DATABASE_AWAY:
             raise
         raise ServiceUnavailable(
             "Dagster's Postgres does not answer. Check DAGSTER_PG_HOST, DAGSTER_PG_PORT, user and password."

@@ -16,6 +16,7 @@ from evalvault_pipeline.logs import without_secrets
 
 P = ParamSpec("P")
 T = TypeVar("T")
+OURS = (PipelineError, dg.Failure, dg.RetryRequested, dg.DagsterError)
 
 
 class StepFailed(Exception):
@@ -29,7 +30,7 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        except (PipelineError, dg.Failure, dg.DagsterError):
+        except OURS:
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None
@@ -38,7 +39,7 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
     def iterated(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
         try:
             yield from function(*args, **kwargs)  # type: ignore[misc]  # a generator function
-        except (PipelineError, dg.Failure, dg.DagsterError):
+        except OURS:
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None
