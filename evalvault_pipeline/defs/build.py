@@ -10,7 +10,7 @@ from evalvault_pipeline.cases.catalog import Catalog
 from evalvault_pipeline.defs.alerts import alert_job, digest_job, pass_rate_alert_sensor
 from evalvault_pipeline.defs.assets import dataset_assets
 from evalvault_pipeline.defs.io_managers import CasesIOManager, ReportIOManager, ScoresIOManager
-from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, promote_job, register_job
+from evalvault_pipeline.defs.jobs import all_datasets_job, daily_job, dataset_job, promote_job, register_job
 from evalvault_pipeline.defs.resources import JudgeResource, PhoenixResource, ScoreStoreResource
 from evalvault_pipeline.defs.retention import retention_job
 from evalvault_pipeline.defs.schedules import daily_schedule, digest_schedule, retention_schedule, weekly_schedule
@@ -26,16 +26,20 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
     for spec in catalog.datasets.values():
         metrics_by_name([*spec.metrics, *spec.thresholds])
     specs = list(catalog.datasets.values())
-    jobs = [dataset_job(spec) for spec in specs]
-    everything = all_datasets_job(catalog, lambda name: definitions.resolve_job_def(name))
+    jobs = [dataset_job(spec, settings) for spec in specs]
+
+    def job_named(name: str) -> dg.JobDefinition:
+        return definitions.resolve_job_def(name)
+
+    everything, daily = all_datasets_job(catalog, job_named, settings), daily_job(catalog, job_named, settings)
     alerts, digest, retention = alert_job(), digest_job(), retention_job()
     results_dir, store = str(settings.results_dir), settings.score_store_url
     definitions = dg.Definitions(
         assets=[asset for spec in specs for asset in dataset_assets(spec, settings)],
-        jobs=[*jobs, everything, register_job(catalog), promote_job(settings), alerts, digest, retention],
+        jobs=[*jobs, everything, daily, register_job(catalog), promote_job(settings), alerts, digest, retention],
         schedules=[
             weekly_schedule(everything, settings),
-            daily_schedule(everything, settings),
+            daily_schedule(daily, settings),
             digest_schedule(digest, settings),
             retention_schedule(retention, settings),
         ],
