@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -141,7 +141,8 @@ class Settings(BaseSettings):
         None,
         validation_alias="EVALVAULT_STORE_URL",
         repr=False,  # it may hold a password
-        description="Score store as an SQLAlchemy URL (SQLite or Postgres); default: scores.sqlite in the results folder.",
+        description="Score store: an SQLAlchemy URL (SQLite or Postgres), or `dagster` for the Postgres of DAGSTER_PG_HOST; "
+        "default: scores.sqlite in the results folder.",
     )
     min_pass_rate: Share = Field(
         0.8,
@@ -370,12 +371,27 @@ class Settings(BaseSettings):
     def secrets(self) -> list[str]:
         """The values that must not be shown anywhere."""
         held = [value for name in type(self).model_fields if isinstance(value := getattr(self, name), SecretStr)]
-        password = urlsplit(self.store_url or "").password
-        return [*(secret.get_secret_value() for secret in held), *([password] if password else [])]
+        passwords = (urlsplit(self.store_url or "").password, os.environ.get("DAGSTER_PG_PASSWORD"))
+        return [*(secret.get_secret_value() for secret in held), *(password for password in passwords if password)]
 
     @property
     def score_store_url(self) -> str:
+        """An SQLAlchemy URL. Raises InvalidSetting where it is to be Dagster's Postgres, and that is not named."""
+        if self.store_url == "dagster":
+            return _dagster_postgres_url()
         return self.store_url or f"sqlite:///{self.results_dir / 'scores.sqlite'}"
+
+
+def _dagster_postgres_url() -> str:
+    """Of the process environment alone, as Dagster reads it (defs/instance_storage.py)."""
+    host, user, password = (os.environ.get(f"DAGSTER_PG_{name}") for name in ("HOST", "USER", "PASSWORD"))
+    if not (host and user and password):
+        raise InvalidSetting(
+            "EVALVAULT_STORE_URL is `dagster`, but DAGSTER_PG_HOST, DAGSTER_PG_USER and DAGSTER_PG_PASSWORD are not all set. "
+            "Set them, or write a URL."
+        )
+    port, database = os.environ.get("DAGSTER_PG_PORT") or "5432", os.environ.get("DAGSTER_PG_DB") or "dagster"
+    return f"postgresql+psycopg2://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{quote(database, safe='')}"
 
 
 def variables() -> dict[str, tuple[str, str]]:
@@ -409,6 +425,7 @@ def load_settings(directory: Path | None = None, **overrides: Any) -> Settings:
         raise InvalidSetting(
             f"The value of `{name}` cannot be used: {first['msg'].removeprefix('Value error, ')}. See docs/configuration.md."
         ) from None
+    _ = settings.score_store_url  # what it lacks is said at once
     for variable in settings.profile.required:
         if not _is_set(settings, variable):
             raise MissingSetting(variable, profile=settings.profile.name)

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
-    for name in [*variables(), "DAGSTER_HOME", "DAGSTER_PG_HOST"]:
+    for name in [*variables(), *(name for name in os.environ if name.startswith("DAGSTER_"))]:
         monkeypatch.delenv(name, raising=False)
 
 
