@@ -36,7 +36,8 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=No
 
 def know_secrets(values: Iterable[str]) -> None:
     """Hide these values from now on, with those of the environment's variables that are named as secrets."""
-    named = [value for name, value in os.environ.items() if _NAMES.search(name)]
+    variables = [(name, value) for name, value in os.environ.items() if _NAMES.search(name)]
+    named = [value for name, value in variables if "://" in value or not name.endswith("_URL")]  # STORE_URL may be a word
     _known.update(value for value in (*values, *named) if len(value) >= SHORTEST_SECRET)
 
 

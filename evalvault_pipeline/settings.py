@@ -178,8 +178,10 @@ class Settings(BaseSettings):
     timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
         "Asia/Seoul", validation_alias="EVALVAULT_TIMEZONE", description="Time zone of the schedules."
     )
-    executor: Literal["in_process", "multiprocess"] = Field(
-        "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
+    executor: Literal["in_process", "multiprocess", "celery", "k8s"] = Field(
+        "in_process",
+        validation_alias="EVALVAULT_EXECUTOR",
+        description="How Dagster runs the steps of one run: in_process, multiprocess, celery or k8s.",
     )
     run_retries: Annotated[int, Field(ge=0, le=20)] = Field(
         0,
@@ -371,8 +373,8 @@ class Settings(BaseSettings):
     def secrets(self) -> list[str]:
         """The values that must not be shown anywhere."""
         held = [value for name in type(self).model_fields if isinstance(value := getattr(self, name), SecretStr)]
-        passwords = (urlsplit(self.store_url or "").password, os.environ.get("DAGSTER_PG_PASSWORD"))
-        return [*(secret.get_secret_value() for secret in held), *(password for password in passwords if password)]
+        password = urlsplit(self.store_url or "").password
+        return [*(secret.get_secret_value() for secret in held), *([password] if password else [])]
 
     @property
     def score_store_url(self) -> str:

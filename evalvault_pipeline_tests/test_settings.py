@@ -362,14 +362,13 @@ def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Pa
 
 
 def test_the_score_store_may_be_dagsters_postgres_by_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A password with any characters, which nobody has to encode, and which is hidden in logs."""
+    """A password with any characters, which nobody has to encode."""
     for name, value in {"HOST": "db", "USER": "eval vault", "PASSWORD": "p@ss/wörd:%"}.items():
         monkeypatch.setenv(f"DAGSTER_PG_{name}", value)
     settings = load_settings(tmp_path, EVALVAULT_STORE_URL="dagster")
     url = sa.make_url(settings.score_store_url)
     assert (url.drivername, url.host, url.port, url.database) == ("postgresql+psycopg2", "db", 5432, "dagster")
     assert (url.username, url.password) == ("eval vault", "p@ss/wörd:%")
-    assert "p@ss/wörd:%" in settings.secrets
     monkeypatch.setenv("DAGSTER_PG_PORT", "6432")
     monkeypatch.setenv("DAGSTER_PG_DB", "runs")
     url = sa.make_url(settings.score_store_url)

@@ -18,7 +18,7 @@ import dagster as dg
 from evalvault_pipeline.alerting import channels_of, deliver, send_digest
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.cases.redaction import redacted
-from evalvault_pipeline.defs.fencing import WITHIN_TAG
+from evalvault_pipeline.defs.fencing import outer_run
 from evalvault_pipeline.defs.jobs import evaluation_job_name
 from evalvault_pipeline.defs.launch import BACKFILL_TAG, why_failed
 from evalvault_pipeline.defs.retries import published_as
@@ -276,7 +276,7 @@ def _failed_runs(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], sin
     names = set(jobs.values())
     for record in instance.get_run_records(wanted, limit=FAILED_RUNS):
         run = record.dagster_run
-        outer = instance.get_run_by_id(run.tags[WITHIN_TAG]) if WITHIN_TAG in run.tags else None
+        outer = instance.get_run_by_id(around) if (around := outer_run(run)) else None
         if any(one.tags.get("dagster/will_retry") == "true" for one in (run, outer) if one):
             continue
         chosen = {key.path[0] for key in run.asset_selection or () if key.path[-1] in ("cases", "scores", "report")}

@@ -9,6 +9,7 @@ import dagster as dg
 from evalvault_pipeline.cases.catalog import Catalog
 from evalvault_pipeline.defs.alerts import alert_job, digest_job, pass_rate_alert_sensor
 from evalvault_pipeline.defs.assets import dataset_assets
+from evalvault_pipeline.defs.executors import executor_named
 from evalvault_pipeline.defs.io_managers import CasesIOManager, ReportIOManager, ScoresIOManager
 from evalvault_pipeline.defs.jobs import all_datasets_job, daily_job, dataset_job, promote_job, register_job
 from evalvault_pipeline.defs.resources import JudgeResource, PhoenixResource, ScoreStoreResource
@@ -55,6 +56,6 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "phoenix": PhoenixResource(enabled=settings.phoenix_enabled, endpoint=shown(settings.phoenix_endpoint)),
             "judge": JudgeResource(profile=settings.profile.name, judge=settings.profile.judge),
         },
-        executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,
+        executor=executor_named(settings.executor),
     )
     return definitions

@@ -18,12 +18,17 @@ WITHIN_TAG = "evalvault/within"  # of a run that another run executes in its own
 OVER = {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED}
 
 
+def outer_run(run: dg.DagsterRun) -> str | None:
+    """The run that executes this one in its process. Dagster copies tags to who executes a run again, alone: he has none."""
+    return None if run.parent_run_id else run.tags.get(WITHIN_TAG)
+
+
 class Fence:
     """Asks now and then whether the run of a step is still wanted; one query each CHECK_SECONDS, however often it is called."""
 
     def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun, *, every: float | None = None) -> None:
         self._instance, self._every = instance, CHECK_SECONDS if every is None else every
-        self._run_ids = [run.run_id, *([run.tags[WITHIN_TAG]] if WITHIN_TAG in run.tags else [])]
+        self._run_ids = [run_id for run_id in (run.run_id, outer_run(run)) if run_id]
         self._ask_at = 0.0
 
     def check(self, *_: object) -> None:

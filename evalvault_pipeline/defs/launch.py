@@ -101,10 +101,19 @@ def why_failed(instance: dg.DagsterInstance, run_id: str) -> tuple[str | None, b
 def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:
     """Report runs of this job as failed whose process, on this machine, was killed; they would stay STARTED for ever."""
     for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.STARTED])):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if host == platform.node() and pid.isdigit() and not is_running(int(pid)):
-            instance.report_run_failed(run, f"Its process {pid} is gone; what it had scored is kept.")
+        if process := dead_process(run):
+            instance.report_run_failed(run, f"Its process {process} is gone; what it had scored is kept.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)  # its place in the pool `judge`
+
+
+def dead_process(run: dg.DagsterRun) -> int | None:
+    """The process of a run that was executed here, where it is gone; of another machine's processes nothing is known.
+
+    Dagster copies tags to who executes a run again, in another process: his are not meant.
+    """
+    machine, _, process = run.tags.get(PROCESS_TAG, "").rpartition(":")
+    ours = run.parent_run_id is None and machine == platform.node() and process.isdigit()
+    return int(process) if ours and not is_running(int(process)) else None
 
 
 def dagster_instance() -> dg.DagsterInstance:

@@ -14,7 +14,7 @@ from dagster._core.launcher.base import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from evalvault_pipeline.defs.alerts import observations
-from evalvault_pipeline.defs.fencing import WITHIN_TAG
+from evalvault_pipeline.defs.fencing import WITHIN_TAG, Fence
 from evalvault_pipeline.defs.launch import PROCESS_TAG
 from evalvault_pipeline.defs.launcher import WatchedRunLauncher
 from evalvault_pipeline_tests.conftest import PROJECT
@@ -53,7 +53,7 @@ def test_a_run_of_a_command_line_is_as_alive_as_its_process(launcher: WatchedRun
     here, gone = platform.node(), dead_process()
     assert health(launcher, project, **{PROCESS_TAG: f"{here}:{os.getpid()}"})[0] is WorkerStatus.RUNNING
     status, why = health(launcher, project, **{PROCESS_TAG: f"{here}:{gone}"})
-    assert (status, why) == (WorkerStatus.NOT_FOUND, f"its process {gone} on {here} is gone")
+    assert (status, why) == (WorkerStatus.NOT_FOUND, f"its process {gone} on this machine is gone")
     assert health(launcher, project, **{PROCESS_TAG: f"another-machine:{gone}"})[0] is WorkerStatus.RUNNING
 
 
@@ -63,6 +63,19 @@ def test_a_run_inside_another_one_lives_and_ends_with_it(launcher: WatchedRunLau
     project.instance.report_run_failed(outer)
     status, why = health(launcher, project, **{WITHIN_TAG: outer.run_id})
     assert status is WorkerStatus.NOT_FOUND and outer.run_id in why
+
+
+def test_who_executes_such_a_run_again_does_not_die_with_it(launcher: WatchedRunLauncher, project: Project) -> None:
+    """Dagster copies the tags to the new run, which is executed alone and in another process."""
+    job = project.definitions.resolve_job_def("register_snapshots_job")
+    outer = project.instance.create_run_for_job(job)
+    project.instance.report_run_failed(outer)
+    tags = {WITHIN_TAG: outer.run_id, PROCESS_TAG: f"{platform.node()}:{dead_process()}"}
+    first = project.instance.create_run_for_job(job, tags=tags)
+    again = project.instance.create_run_for_job(job, tags=tags, parent_run_id=first.run_id, root_run_id=first.run_id)
+    assert launcher.check_run_worker_health(first).status is WorkerStatus.NOT_FOUND
+    assert launcher.check_run_worker_health(again).status is WorkerStatus.RUNNING
+    Fence(project.instance, again).check()
 
 
 def test_a_code_server_that_does_not_answer_is_waited_for_at_its_port_and_not_at_its_socket(
