@@ -20,6 +20,7 @@ import typer
 from evalvault_pipeline.cases.batches import BATCH_SIZES
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.cli import app
+from evalvault_pipeline.defs import executors
 from evalvault_pipeline.publishing.results_file import results_schema
 from evalvault_pipeline.publishing.verdict_file import verdict_schema
 from evalvault_pipeline.scoring.metrics import METRICS
@@ -163,7 +164,8 @@ def env_example() -> str:
 
 
 def dagster_settings() -> str:
-    return table(("variable", "meaning"), ((code(name), description) for name, description in DAGSTER_VARIABLES.items()))
+    named = {**DAGSTER_VARIABLES, **executors.VARIABLES}
+    return table(("variable", "meaning"), ((code(name), description) for name, description in named.items()))
 
 
 def definitions() -> str:

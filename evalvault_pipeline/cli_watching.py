@@ -1,4 +1,4 @@
-"""The commands that watch production: `status`, `usage`, `alert`, `serve-metrics`. Thin, as cli.py is."""
+"""The commands that watch production, and `copy-store`: `status`, `usage`, `alert`, `serve-metrics`. Thin, as cli.py is."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(usage)
     app.command("serve-metrics")(serve_metrics)
+    app.command("copy-store")(copy_store)
     app.add_typer(alert_app, name="alert")
 
 
@@ -96,6 +97,22 @@ def serve_metrics(
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
+
+
+def copy_store(
+    source: Annotated[str, typer.Argument(help="The other store: an SQLite file, or a URL as EVALVAULT_STORE_URL takes it.")],
+) -> None:
+    """Copy another score store, with its runs and alert states, into the one that EVALVAULT_STORE_URL names.
+
+    What is there already stays. Do it while nothing is scored, or do it again afterwards: only what is missing is copied.
+    """
+    from evalvault_pipeline.publishing import store_copy
+    from evalvault_pipeline.scoring.database import shown_url
+
+    target = _settings().score_store_url
+    copied = store_copy.copy_store(store_copy.source_url(source), target)
+    lines = ", ".join(f"{count:,} {table}" for table, count in copied.items())
+    new_console().print(f"copied into {shown_url(target)}: {lines}", soft_wrap=True)
 
 
 @alert_app.command("test")

@@ -167,7 +167,9 @@ class ServiceUnavailable(PipelineError):
 
 
 class ScoreStoreUnavailable(ServiceUnavailable):
-    """The score store cannot be opened or written."""
+    """The score store cannot be opened or written. `passing`: its server may be back in a moment."""
+
+    passing = False
 
 
 class SecretUnavailable(ServiceUnavailable):

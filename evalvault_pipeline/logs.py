@@ -103,7 +103,8 @@ def configure_logging(
         stream.setLevel(logging.INFO if verbose else logging.WARNING)
         handlers.append(stream)
     if file is not None:
-        handlers.append(_shared_file(file, max_mb, keep_days))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(_Late(lambda: _shared_file(file, max_mb, keep_days)))
     logger = logging.getLogger(file_only)
     for old in [one for one in logger.handlers if getattr(one, _OURS, False)]:
         logger.removeHandler(old)
@@ -211,6 +212,26 @@ def _hook(redact: Callable[[str], str]) -> Callable[[type[BaseException], BaseEx
     return say
 
 
+class _Late(logging.Handler):
+    """A handler that is made for its first line: its package takes what else is installed with it, such as redis."""
+
+    def __init__(self, make: Callable[[], logging.Handler]) -> None:
+        super().__init__(logging.INFO)
+        self._make = make
+        self._made: logging.Handler | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._made is None:
+            self._made = self._make()
+            self._made.setFormatter(self.formatter)
+        self._made.emit(record)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+        super().close()
+
+
 def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
     from concurrent_log_handler import ConcurrentTimedRotatingFileHandler
 
@@ -223,8 +244,7 @@ def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
             days = {one: found[1] for one in file.parent.iterdir() if (found := rotated.fullmatch(one.name))}
             return [str(one) for one, day in days.items() if day < oldest.isoformat()]
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler: logging.Handler = DaysKept(
+    return DaysKept(
         filename=str(file),
         when="midnight",
         backupCount=1,  # not 0, with which it deletes nothing
@@ -233,5 +253,3 @@ def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
         errors="backslashreplace",
         delay=True,
     )
-    handler.setLevel(logging.INFO)
-    return handler

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -175,8 +175,15 @@ class Settings(SecretSources):
     timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
         "Asia/Seoul", validation_alias="EVALVAULT_TIMEZONE", description="Time zone of the schedules."
     )
-    executor: Literal["in_process", "multiprocess"] = Field(
-        "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
+    executor: Literal["in_process", "multiprocess", "celery", "k8s"] = Field(
+        "in_process",
+        validation_alias="EVALVAULT_EXECUTOR",
+        description="How Dagster runs the steps of one run: in_process, multiprocess, celery or k8s.",
+    )
+    run_retries: Annotated[int, Field(ge=0, le=20)] = Field(
+        0,
+        validation_alias="EVALVAULT_RUN_RETRIES",
+        description="How often Dagster tries an evaluation again whose worker died, or whose judge or store is away.",
     )
     openai_base_url: Url | None = Field(
         None, validation_alias="OPENAI_BASE_URL", description="A server that speaks OpenAI's API."
@@ -363,9 +370,10 @@ class Settings(SecretSources):
 
     @property
     def score_store_url(self) -> str:
-        """Read when it is asked for: it may hold a password."""
+        """Read when it is asked for: it may hold a password. Raises InvalidSetting where it is `dagster`, and there is none."""
         chosen = read_secret("EVALVAULT_STORE_URL", self)
-        return chosen.get_secret_value() if chosen else self.default_store_url
+        text = chosen.get_secret_value() if chosen else self.default_store_url
+        return _dagster_postgres_url(self) if text == "dagster" else text
 
     @property
     def api_key(self) -> SecretStr | None:
@@ -379,6 +387,14 @@ class Settings(SecretSources):
             there = is_set(variable, self) if variable in SECRETS else getattr(self, names[variable]) is not None
             if not there:
                 raise MissingSetting(variable, profile=self.profile.name)
+
+
+def _dagster_postgres_url(sources: SecretSources) -> str:
+    database = dagster_postgres(sources)
+    if database is None:
+        raise InvalidSetting("EVALVAULT_STORE_URL is `dagster`, but DAGSTER_PG_HOST is not set. Set it, or write a URL.")
+    who = f"{quote(database['username'], safe='')}:{quote(database['password'], safe='')}"
+    return f"postgresql+psycopg2://{who}@{database['hostname']}:{database['port']}/{quote(database['db_name'], safe='')}"
 
 
 class Variable(NamedTuple):

@@ -16,7 +16,7 @@ from evalvault_pipeline.settings import Settings, load_settings, variables
 from evalvault_pipeline_tests.results_files import write_results
 
 if TYPE_CHECKING:
-    from evalvault_pipeline_tests.postgres_server import Server
+    from evalvault_pipeline_tests.postgres_server import PostgresServer
 
 PROJECT = Path(__file__).resolve().parent.parent
 ORIGINAL_DATA = Path(os.environ.get("EVALVAULT_ORIGINAL_DATA") or PROJECT.parent / "shared" / "data" / "evalvault")
@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
-    for name in [*variables(), *(f"{secret}_FILE" for secret in SECRETS), "DAGSTER_HOME", "DAGSTER_PG_HOST"]:
+    dagsters = [name for name in os.environ if name.startswith("DAGSTER_")]
+    for name in [*variables(), *(f"{secret}_FILE" for secret in SECRETS), *dagsters]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(secrets, "SECRETS_DIR", Path("/nonexistent"))
     monkeypatch.setattr(secrets, "_answers", {})
@@ -52,11 +53,11 @@ def original_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """One server for all tests; each makes a database of its own."""
-    from evalvault_pipeline_tests.postgres_server import running_postgres
+    from evalvault_pipeline_tests.postgres_server import PostgresServer
 
-    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
         yield server
 
 

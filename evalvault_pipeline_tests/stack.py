@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,16 @@ def wait_for(true: Callable[[], Any], *, seconds: float, what: Callable[[], str]
             return found
         time.sleep(0.5)
     raise AssertionError(f"not true within {seconds} s\n{what()}")
+
+
+def children_of(parent: int) -> list[int]:
+    """Process ids of the children of a process."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def free_port() -> int:

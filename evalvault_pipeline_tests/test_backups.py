@@ -19,7 +19,7 @@ from evalvault_pipeline.cli import app
 from evalvault_pipeline_tests.backups.test_backup import settings_of
 from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.doubles.openai_server import CHAT, OpenAIServer
-from evalvault_pipeline_tests.postgres_server import PASSWORD, Server
+from evalvault_pipeline_tests.postgres_server import PASSWORD, PostgresServer
 from evalvault_pipeline_tests.scoring.judge_runs import cases_of
 from evalvault_pipeline_tests.stack import UserProject
 
@@ -89,7 +89,7 @@ def tables(url: str) -> dict[str, tuple[int, str]]:
 
 
 def test_a_drill_on_postgres_gives_the_same_rows_runs_and_verdict_and_a_rerun_asks_the_judge_for_nothing(
-    postgres: Server, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
     with OpenAIServer() as judge:
         project = judged_project(

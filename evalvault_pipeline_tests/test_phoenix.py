@@ -469,6 +469,24 @@ def test_assets_send_every_snapshot_and_link_it_beside_the_promoted_baseline(
     assert dataset is not None and dataset["dataset"] == about["dataset"]["url"]
 
 
+def test_a_retry_of_a_run_that_failed_makes_no_second_experiment_and_a_changed_file_does(
+    tmp_path: Path, instance: dg.DagsterInstance, phoenix: RealPhoenix, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOENIX_ENDPOINT", phoenix.url)
+    project = dagster_project(tmp_path, instance, phoenix.url, name)
+    project.write("2026w46", [case(number, answer="다른 답") for number in range(5)])
+    root = project.run(range_tags(project.register("2026w46")))
+    assert not root.success, "its verdict is a fail"
+    for whole in (False, True):
+        project.retry(root.run_id, whole=whole)
+    (experiment,) = phoenix.experiments(name)
+    assert experiment["metadata"]["evalvault_run_id"] == root.run_id
+    assert phoenix.run_count(experiment["id"]) == 5
+    project.write("2026w46", [case(number) for number in range(5)])
+    assert project.retry(root.run_id, whole=True).is_success
+    assert len(phoenix.experiments(name)) == 2
+
+
 def test_off_nothing_is_recorded_and_the_graph_is_the_same(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     project = dagster_project(tmp_path, instance, DEAD, "off", enabled=False)
     project.write("2026w47", [case(1)])

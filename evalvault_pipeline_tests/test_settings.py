@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import sqlalchemy as sa
 
 from evalvault_pipeline.environment import values_in
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
@@ -427,6 +428,31 @@ def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Pa
     assert moved.score_store_url == "sqlite:////srv/results/scores.sqlite"
     chosen = load_settings(tmp_path, EVALVAULT_STORE_URL="postgresql://db/scores")
     assert chosen.score_store_url == "postgresql://db/scores"
+
+
+def test_the_score_store_may_be_dagsters_postgres_by_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A password with any characters, which nobody has to encode."""
+    for name, value in {"HOST": "db", "USER": "eval vault", "PASSWORD": "p@ss/wörd:%"}.items():
+        monkeypatch.setenv(f"DAGSTER_PG_{name}", value)
+    settings = load_settings(tmp_path, EVALVAULT_STORE_URL="dagster")
+    url = sa.make_url(settings.score_store_url)
+    assert (url.drivername, url.host, url.port, url.database) == ("postgresql+psycopg2", "db", 5432, "dagster")
+    assert (url.username, url.password) == ("eval vault", "p@ss/wörd:%")
+    monkeypatch.setenv("DAGSTER_PG_PORT", "6432")
+    monkeypatch.setenv("DAGSTER_PG_DB", "runs")
+    url = sa.make_url(settings.score_store_url)
+    assert (url.port, url.database) == (6432, "runs")
+
+
+def test_dagsters_postgres_as_score_store_without_its_variables_is_one_clear_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = load_settings(tmp_path, EVALVAULT_STORE_URL="dagster")
+    with pytest.raises(InvalidSetting, match="EVALVAULT_STORE_URL is `dagster`, but DAGSTER_PG_HOST is not set"):
+        _ = settings.score_store_url
+    monkeypatch.setenv("DAGSTER_PG_HOST", "db")
+    with pytest.raises(InvalidSetting, match="DAGSTER_PG_HOST is set, but DAGSTER_PG_USER, DAGSTER_PG_PASSWORD is not"):
+        _ = settings.score_store_url
 
 
 def test_every_variable_has_a_description():

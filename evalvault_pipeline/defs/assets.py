@@ -20,9 +20,11 @@ from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
 from evalvault_pipeline.cases.model import Batch
 from evalvault_pipeline.defs.checks import check_reports, report_check_specs
 from evalvault_pipeline.defs.drift_asset import drift_asset
+from evalvault_pipeline.defs.fencing import Fence
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.defs.phoenix_assets import phoenix_assets
+from evalvault_pipeline.defs.retries import published_as, waited_out
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import place_of, verdict_assets
 from evalvault_pipeline.errors import PipelineError
@@ -139,13 +141,19 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
 
         def scored_batches() -> Iterator[BatchScores]:
             lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms
+            fence = Fence(context.instance, context.run)
+            stream = _scored(cases, spec, settings, store_url=score_store, tracer=tracer, fence=fence)
             try:
-                for done, scored in enumerate(_scored(cases, spec, settings, store_url=score_store, tracer=tracer), start=1):
+                for done, scored in enumerate(stream, start=1):
                     context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
                     if done % lines == 0 or done == len(cases):
                         with log_context(batch=scored.key):
                             log.info("%d of %d batches scored, the last was %s", done, len(cases), scored.key)
                     yield scored
+            except Exception as error:
+                if again := waited_out(context, error):
+                    raise again from error
+                raise
             finally:
                 if tracer is not None:
                     context.log.info(f"traces in Phoenix: {tracer.finish()}")
@@ -171,8 +179,10 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         if not wanted:
             nothing = f"No batch of {spec.name} is scored yet. Materialize {spec.name}/scores first."
             raise dg.Failure(nothing, allow_retries=False)
+        Fence(context.instance, context.run).check()
         started = datetime.fromtimestamp(_run_start(context), UTC)
-        reports = [_reported(folder, snapshot, context.run.run_id, started) for snapshot in wanted]
+        run_id = published_as(context.instance, context.run)
+        reports = [_reported(folder, snapshot, run_id, started) for snapshot in wanted]
         for one in reports:
             record_run(one, store_url=score_store)
         for earlier in reports[:-1]:
@@ -253,14 +263,14 @@ def _tracer(
     if phoenix is None or judge.spec is None:
         return None
     try:
-        return judge_tracer(phoenix, run_id=context.run.run_id, dataset=spec.name)
+        return judge_tracer(phoenix, run_id=published_as(context.instance, context.run), dataset=spec.name)
     except PipelineError as error:  # an evaluation does not wait for its traces; the upload says it again
         context.log.error(str(error))
         return None
 
 
 def _scored(
-    cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str, tracer: JudgeTracer | None
+    cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str, tracer: JudgeTracer | None, fence: Fence
 ) -> Iterator[BatchScores]:
     began: dict[str, Any] = {"at": time.monotonic()}
     for _, keys in groupby(cases, key=snapshot_of):
@@ -270,7 +280,9 @@ def _scored(
         judging = _shared(judging_with(settings, plan, spec=spec, tracer=tracer), began)
         batches: Iterable[Batch] = (cases[key] for key in chosen)
         # In this process: several runs share the cores, and no worker can outlive a run that is killed.
-        yield from score_batches(batches, plan=plan, store_url=store_url, judging=judging)
+        for scored in score_batches(batches, plan=plan, store_url=store_url, judging=judging, on_progress=fence.check):
+            yield scored
+            fence.check()
 
 
 def _shared(judging: Judging | None, began: dict[str, Any]) -> Judging | None:

@@ -10,8 +10,9 @@ from evalvault_pipeline.cases.catalog import Catalog
 from evalvault_pipeline.defs.alerts import alert_job, digest_job, pass_rate_alert_sensor
 from evalvault_pipeline.defs.assets import dataset_assets
 from evalvault_pipeline.defs.backups import backup_job
+from evalvault_pipeline.defs.executors import executor_named
 from evalvault_pipeline.defs.io_managers import CasesIOManager, ReportIOManager, ScoresIOManager
-from evalvault_pipeline.defs.jobs import all_datasets_job, dataset_job, promote_job, register_job
+from evalvault_pipeline.defs.jobs import all_datasets_job, daily_job, dataset_job, promote_job, register_job
 from evalvault_pipeline.defs.resources import JudgeResource, PhoenixResource, ScoreStoreResource
 from evalvault_pipeline.defs.retention import retention_job
 from evalvault_pipeline.defs.schedules import (
@@ -33,16 +34,20 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
     for spec in catalog.datasets.values():
         metrics_by_name([*spec.metrics, *spec.thresholds])
     specs = list(catalog.datasets.values())
-    jobs = [dataset_job(spec) for spec in specs]
-    everything = all_datasets_job(catalog, lambda name: definitions.resolve_job_def(name))
+    jobs = [dataset_job(spec, settings) for spec in specs]
+
+    def job_named(name: str) -> dg.JobDefinition:
+        return definitions.resolve_job_def(name)
+
+    everything, daily = all_datasets_job(catalog, job_named, settings), daily_job(catalog, job_named, settings)
     alerts, digest, retention, backup = alert_job(), digest_job(), retention_job(), backup_job()
     results_dir = str(settings.results_dir)
     definitions = dg.Definitions(
         assets=[asset for spec in specs for asset in dataset_assets(spec, settings)],
-        jobs=[*jobs, everything, register_job(catalog), promote_job(settings), alerts, digest, retention, backup],
+        jobs=[*jobs, everything, daily, register_job(catalog), promote_job(settings), alerts, digest, retention, backup],
         schedules=[
             weekly_schedule(everything, settings),
-            daily_schedule(everything, settings),
+            daily_schedule(daily, settings),
             digest_schedule(digest, settings),
             retention_schedule(retention, settings),
             backup_schedule(backup, settings),
@@ -59,6 +64,6 @@ def build_definitions(settings: Settings, catalog: Catalog) -> dg.Definitions:
             "phoenix": PhoenixResource(enabled=settings.phoenix_enabled, endpoint=shown(settings.phoenix_endpoint)),
             "judge": JudgeResource(profile=settings.profile.name, judge=settings.profile.judge),
         },
-        executor=dg.multiprocess_executor if settings.executor == "multiprocess" else dg.in_process_executor,
+        executor=executor_named(settings.executor),
     )
     return definitions

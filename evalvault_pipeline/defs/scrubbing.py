@@ -16,6 +16,7 @@ from evalvault_pipeline.logs import log_context, without_secrets
 
 P = ParamSpec("P")
 T = TypeVar("T")
+OURS = (PipelineError, dg.Failure, dg.RetryRequested, dg.DagsterError)
 
 
 class StepFailed(Exception):
@@ -30,7 +31,7 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
         try:
             with log_context(**_about(*args, *kwargs.values())):
                 return function(*args, **kwargs)
-        except (PipelineError, dg.Failure, dg.DagsterError):
+        except OURS:
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None
@@ -40,7 +41,7 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
         try:
             with log_context(**_about(*args, *kwargs.values())):
                 yield from function(*args, **kwargs)  # type: ignore[misc]  # a generator function
-        except (PipelineError, dg.Failure, dg.DagsterError):
+        except OURS:
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from evalvault_pipeline.backups.databases import PostgresDatabase, SqliteFile, database_at
 from evalvault_pipeline.errors import BackupFailed, InvalidSetting, ServiceUnavailable
-from evalvault_pipeline_tests.postgres_server import PASSWORD, Server
+from evalvault_pipeline_tests.postgres_server import PASSWORD, PostgresServer
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def run(url: str, *statements: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def filled(postgres: Server) -> str:
+def filled(postgres: PostgresServer) -> str:
     url = postgres.create("kept_from")
     run(
         url,
@@ -120,7 +120,9 @@ def filled(postgres: Server) -> str:
 ROWS = {"public.scores": 100, 'Other one.a "table"': 1}
 
 
-def test_a_dump_is_restored_to_another_database_and_not_over_a_full_one(postgres: Server, filled: str, tmp_path: Path) -> None:
+def test_a_dump_is_restored_to_another_database_and_not_over_a_full_one(
+    postgres: PostgresServer, filled: str, tmp_path: Path
+) -> None:
     other = PostgresDatabase(postgres.create("kept_to"))
     assert PostgresDatabase(filled).save(tmp_path / "dump") == ROWS
     assert other.is_empty()
@@ -135,7 +137,7 @@ def test_a_dump_is_restored_to_another_database_and_not_over_a_full_one(postgres
     assert other.is_empty()
 
 
-def test_rows_are_counted_in_the_moment_that_is_dumped(postgres: Server, tmp_path: Path) -> None:
+def test_rows_are_counted_in_the_moment_that_is_dumped(postgres: PostgresServer, tmp_path: Path) -> None:
     """Rows are added all the time; each dump has as many as it says."""
     url = postgres.create("kept_busy")
     run(url, "CREATE TABLE scores (n int)")
@@ -181,7 +183,7 @@ os.execv(found, [found, *sys.argv[1:]])
 
 
 def test_no_password_is_among_the_arguments_or_in_a_file_that_others_read(
-    postgres: Server, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: PostgresServer, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("pg_dump", "pg_restore"):
         program(tmp_path, name, SPY.format(python=sys.executable))

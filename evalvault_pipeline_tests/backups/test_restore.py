@@ -22,7 +22,7 @@ from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineErro
 from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline_tests.backups.test_backup import file_in, score, settings_of
 from evalvault_pipeline_tests.conftest import PROJECT
-from evalvault_pipeline_tests.postgres_server import PASSWORD, Server
+from evalvault_pipeline_tests.postgres_server import PASSWORD, PostgresServer
 
 AT = datetime(2026, 11, 25, 9, tzinfo=UTC)
 NO_URLS: dict[str, str | None] = {STORE_DUMP: None, DAGSTER_DUMP: None}
@@ -213,7 +213,9 @@ def execute(url: str, statement: str) -> None:
     engine.dispose()
 
 
-def test_databases_are_filled_whole_or_not_at_all(postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_are_filled_whole_or_not_at_all(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     project = settings_of(tmp_path / "project", EVALVAULT_STORE_URL=postgres.create("whole_store"))
     file_in(tmp_path, "project/data/catalog.toml", "")
@@ -250,7 +252,7 @@ def test_databases_are_filled_whole_or_not_at_all(postgres: Server, tmp_path: Pa
 
 
 def test_a_dump_that_postgres_does_not_take_leaves_everything_as_it_was(
-    postgres: Server, dumps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: PostgresServer, dumps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     urls = {STORE_DUMP: bare(postgres.create("bad_store")), DAGSTER_DUMP: bare(postgres.create("bad_runs"))}

@@ -187,6 +187,19 @@ def test_a_run_whose_verdict_is_a_fail_is_no_failed_run(watched: Watched, receiv
     assert watched.board.open_incidents[0].causes == ["pass_rate"]
 
 
+def test_a_retry_of_a_run_that_has_alerted_says_it_no_second_time(watched: Watched, receiver: Receiver) -> None:
+    """It reports the same under the same id: no message, and no update of the one that there is."""
+    watched.score("w1", bad=0)
+    watched.tick()
+    run = watched.score("w2", bad=20)
+    watched.tick()
+    assert len(receiver.messages) == 1
+    watched.project.retry(run.run_id, whole=True)
+    watched.project.retry(run.run_id)
+    assert watched.tick() == []
+    assert len(receiver.messages) == 1
+
+
 def test_a_backfill_of_old_snapshots_alerts_nobody(watched: Watched, receiver: Receiver) -> None:
     watched.project.write("w9", cases_of(30))
     watched.score("w1", bad=25, tags={"dagster/backfill": "b1"})
