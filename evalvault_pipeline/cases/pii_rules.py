@@ -51,7 +51,6 @@ def _found(kind: Kind, match: re.Match[str], key: str = "") -> Found:
 # --- registration numbers of persons and businesses
 
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-_MILLISECONDS = re.compile("1[4-9]")  # how a time in milliseconds begins, from 2014 to 2033
 
 
 def _registration(place: Place, match: re.Match[str]) -> Found | None:
@@ -62,7 +61,7 @@ def _registration(place: Place, match: re.Match[str]) -> Found | None:
     birth, rest = match[1], match[2]
     if place.word is Kind.BUSINESS_NUMBER and not place.other_number:
         return _found(Kind.BUSINESS_NUMBER, match)
-    if not _is_birth(birth, rest[0]):
+    if rest[0] not in "12345678" or not _is_day(birth):
         return None
     proven, named = _is_registration(birth + rest), place.word is Kind.SSN
     if not proven and (place.other_number or not (place.loose or named)):
@@ -70,15 +69,21 @@ def _registration(place: Place, match: re.Match[str]) -> Found | None:
     if match[0].isdigit() and not named:
         if place.is_bank(match.end()) or place.in_a_word(match.end()) or place.is_quantity(match.end()):
             return None
-        if not proven and _MILLISECONDS.match(birth):
+        if not _is_likely(int(birth[:2]), rest[0], proven=proven):
             return None
     return _found(Kind.SSN, match)
 
 
-def _is_birth(digits: str, century: str) -> bool:
-    year, month, day = int(digits[:2]), int(digits[2:4]), int(digits[4:])
-    fits = century in "1256" or (century in "3478" and year < 50)
-    return fits and 1 <= month <= 12 and 1 <= day <= _DAYS[month - 1]
+def _is_day(digits: str) -> bool:
+    month, day = int(digits[2:4]), int(digits[4:])
+    return 1 <= month <= 12 and 1 <= day <= _DAYS[month - 1]
+
+
+def _is_likely(year: int, century: str, *, proven: bool) -> bool:
+    """Whether somebody was born then who may live; without proof also no time in milliseconds (14... to 19...)."""
+    if century in "3478":
+        return year < 50 and (proven or not 14 <= year <= 19)
+    return proven or year >= 30
 
 
 def _is_registration(digits: str) -> bool:
@@ -219,7 +224,8 @@ def paper_at(place: Place, match: re.Match[str]) -> Found | None:
 
 # --- cards and accounts
 
-_ISSUERS = re.compile(r"4|5|6|9|3[0568]|3[47]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)")  # 9: cards for use in Korea alone
+# By length: 9 opens cards for use in Korea alone. An IMEI has 15 digits and a check digit too, and opens with 35 or 86.
+_ISSUERS = {14: re.compile("3[0689]"), 15: re.compile("3[47]"), 16: re.compile("[4569]|35|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)")}
 _MOMENT = re.compile(
     "(?:19[5-9]|20[0-4])[0-9](?:(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])|[-. /]{1,2}[01]?[0-9][-. /]{1,2}[0-3]?[0-9])(?!-)"
 )
@@ -227,7 +233,12 @@ _MOMENT = re.compile(
 
 def _card(place: Place, match: re.Match[str]) -> Found | None:
     digits = _digits(match[0])
-    if not _ISSUERS.match(digits) or not _luhn(digits) or place.other_number or not (place.loose or place.word is Kind.CARD):
+    if (
+        not _ISSUERS[len(digits)].match(digits)
+        or not _luhn(digits)
+        or place.other_number
+        or not (place.loose or place.word is Kind.CARD)
+    ):
         return None
     if match[0].isdigit():
         short = len(digits) == 14 and place.word is not Kind.CARD

@@ -41,8 +41,8 @@ class Found(NamedTuple):
 NEAR = 30  # characters before a number in which a word for it is looked for
 # Words for a kind; a space may stand at `_`. Latin ones stand alone: `tel` is not in `hotel`.
 _WORDS_OF = {
-    Kind.PHONE: "전화 연락 휴대폰 핸드폰 폰_번호 팩스 문자 카톡 tel telephone phone cellphone mobile cell call fax contact "
-    "reach dial text whatsapp hp h.p",
+    Kind.PHONE: "전화 연락 휴대폰 핸드폰 폰_번호 팩스 문자 카톡 tel telephone phone cellphone mobile cell call ring fax "
+    "contact reach dial text whatsapp hp h.p",
     Kind.SSN: "주민 외국인_등록 rrn ssn arc resident_registration resident_no resident_number resident_id social_security "
     "alien_registration foreigner_registration",
     Kind.BUSINESS_NUMBER: "사업자 법인_등록 법인_번호 brn business_registration business_number business_no business_id "
@@ -71,8 +71,9 @@ _OTHERS = (
 ).split()
 _NUMBERS = "번호 코드 넘버 no no. number num id code #".split()
 _NAMES = (
-    "isbn isbn-10 isbn-13 issn doi sku ref ref. 사번 바코드 barcode 타임스탬프 timestamp epoch 버전 version build uuid".split()
-)
+    "imei isbn isbn-10 isbn-13 issn doi sku lot ref ref. 로트 사번 바코드 barcode 타임스탬프 timestamp epoch 버전 version "
+    "build uuid"
+).split()
 _PARTICLES = "은 는 이 가 의 을 를 인 is was".split()
 
 
@@ -86,10 +87,11 @@ _OTHER_NUMBER = re.compile(
 )
 _SIGNS = " :=#(\"'["
 _OTHER_ENDS = frozenset(word[-1] for word in (*_NUMBERS, *_NAMES, *_PARTICLES, "제"))  # told apart faster than by the pattern
-_BANK_BEFORE = re.compile(r"(?<![가-힣A-Za-z])(?:신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC)[ :]{0,2}\Z")
+_BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC"  # as they are called for short
+_BANK_BEFORE = re.compile(rf"(?<![가-힣A-Za-z])(?:{_BANKS})[ :]{{0,2}}\Z")
 _BANK_BEHIND = re.compile(
     "[ (,]{0,3}(?:[가-힣A-Za-z]{0,6}(?:은행|뱅크|금고|농협|수협|신협|우체국)|계좌|통장|예금주"
-    "|(?:으?로|에) ?(?:입금|송금|이체|환급))"
+    rf"|(?:으?로|에) ?(?:입금|송금|이체|환급))| ?\((?:{_BANKS})[ ,)]"
 )
 # 원래, 명의 and 건강 are no units.
 _AMOUNT_BEHIND = re.compile(
