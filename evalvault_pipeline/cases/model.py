@@ -62,8 +62,13 @@ class PiiReport:
     masked: Mapping[str, int] = field(default_factory=dict)
     cases: int = 0
 
+    @property
+    def open(self) -> bool:
+        """Whether personal data is let through."""
+        return self.policy == "off"
+
     def __str__(self) -> str:
-        if self.policy == "off":
+        if self.open:
             return "off: personal data is NOT masked"
         counts = ", ".join(f"{count} {label}" for label, count in self.masked.items())
         return f"{counts} in {self.cases} {'case' if self.cases == 1 else 'cases'}" if counts else "none"
