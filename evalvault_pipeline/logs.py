@@ -94,11 +94,14 @@ def configure_logging(
     sys.excepthook = _hook(formatter.redact)
 
 
-def redact_output() -> None:
-    """Hide secrets in every log record, on standard output and error, and in what ends this process."""
+def redact_output(redact: Callable[[str], str] = str) -> None:
+    """Hide secrets in every log record, on standard output and error, and in what ends this process; then `redact` them."""
     make = logging.getLogRecordFactory()
     if getattr(make, _OURS, False):
         return
+
+    def hide(text: str) -> str:
+        return redact(without_secrets(text))
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
@@ -106,15 +109,15 @@ def redact_output() -> None:
             text = record.getMessage()
         except (TypeError, ValueError):  # a mistaken log call: its handler says so
             return record
-        record.msg, record.args = without_secrets(text), ()
+        record.msg, record.args = hide(text), ()
         if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = without_secrets("".join(traceback.format_exception(*record.exc_info))).rstrip()
+            record.exc_text = hide("".join(traceback.format_exception(*record.exc_info))).rstrip()
         return record
 
     setattr(factory, _OURS, True)  # not twice
     logging.setLogRecordFactory(factory)
-    sys.stdout, sys.stderr = _Redacted(sys.stdout), _Redacted(sys.stderr)
-    sys.excepthook = _hook(without_secrets)
+    sys.stdout, sys.stderr = _Redacted(sys.stdout, hide), _Redacted(sys.stderr, hide)
+    sys.excepthook = _hook(hide)
 
 
 class _Lines(logging.Formatter):
@@ -143,10 +146,10 @@ class _Lines(logging.Formatter):
 
 
 class _Redacted:
-    """A stream of text whose lines are written without secrets. A line is held until it ends, or is flushed."""
+    """A stream of text whose lines are written as `hide` gives them. A line is held until it ends, or is flushed."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._held = stream, ""
+    def __init__(self, stream: TextIO, hide: Callable[[str], str]) -> None:
+        self._stream, self._hide, self._held = stream, hide, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -154,7 +157,7 @@ class _Redacted:
     def write(self, text: str) -> int:
         *lines, self._held = (self._held + text).split("\n")
         if lines:
-            self._stream.write(without_secrets("\n".join(lines)) + "\n")
+            self._stream.write(self._hide("\n".join(lines)) + "\n")
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -164,7 +167,7 @@ class _Redacted:
     def flush(self) -> None:
         held, self._held = self._held, ""
         if held:
-            self._stream.write(without_secrets(held))
+            self._stream.write(self._hide(held))
         self._stream.flush()
 
 

@@ -67,11 +67,11 @@ def find_pii(text: str, *, about: str = "") -> list[Found]:
     if "@" not in folded and not _PROMISING.search(folded):
         return []
     folded = _without_labels(folded)
-    found: list[Found] = []
-    for look in (_emails, _papers):
-        if seen := list(look(folded)):
-            folded = _barred(folded, seen)
-            found += seen
+    found = list(_emails(folded)) if "@" in folded else []
+    folded = _barred(folded, found) if found else folded
+    if papers := list(_papers(folded)):
+        folded = _barred(folded, papers)
+        found += papers
     found += _numbers(folded)
     return sorted(found, key=attrgetter("start")) if len(found) > 1 else found
 

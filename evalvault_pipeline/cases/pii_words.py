@@ -191,4 +191,5 @@ class Place:
         """What stands before `end`, as far as words are looked for."""
         if end - self._opening >= NEAR:
             return ""
-        return self.text[max(self.floor, end - NEAR) : end].rpartition(BAR)[2]
+        start = end - NEAR
+        return self.text[start if start > self.floor else self.floor : end].rpartition(BAR)[2]

@@ -1,6 +1,6 @@
-"""What a step fails with is kept in Dagster's database and shown in its UI: so without secrets.
+"""What a step fails with is kept in Dagster's database and shown in its UI: so without secrets and personal data.
 
-Our own errors hold none. A library's may quote a key or an address; their text is kept with `[SECRET]` in its place.
+Our own errors hold none. A library's may quote a key or a text; it is kept with `[SECRET]` or `[PHONE]` in its place.
 """
 
 import functools
@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 
+from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.logs import without_secrets
 
@@ -23,7 +24,7 @@ class StepFailed(Exception):
 
 
 def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
-    """The body of an asset or op, whose unexpected errors are raised again without secrets."""
+    """The body of an asset or op, whose unexpected errors are raised again without secrets and personal data."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -47,4 +48,4 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _without(error: Exception) -> StepFailed:
-    return StepFailed(without_secrets("".join(traceback.format_exception(error))).rstrip())
+    return StepFailed(redacted(without_secrets("".join(traceback.format_exception(error)))).rstrip())
