@@ -128,7 +128,7 @@ def _is_domain(domain: str, top: str | None, following: str) -> bool:
     return (
         top.lower() not in _FILE_ENDINGS
         and not (len(names) > 1 and all(name.isdigit() for name in names))
-        and (top.lower() in _COMMON_TOPS or not (following.isascii() and following.isalnum()))
+        and (top.lower() in _COMMON_TOPS or not (following == BAR or (following.isascii() and following.isalnum())))
     )
 
 

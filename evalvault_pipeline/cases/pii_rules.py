@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import mul
 
 from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
 
 Check = Callable[[Place, "re.Match[str]"], Found | None]
+Rule = tuple["re.Pattern[str]", Check]
 
 GAP = r"(?:-\n|[-. _/()\t]{0,3})"  # one generous class of what may stand between the parts of a number
 _END = "(?![0-9])"
@@ -20,10 +22,17 @@ _LAST = rf"{_END}(?!-[0-9{BAR}])"  # no part of a longer number
 
 def number_at(place: Place) -> Found | None:
     """The number that begins at a place, of digits alone; the first rule that knows it says what it is."""
+    found = _first(place, _WITH_PLUS if place.plus else _BY_FIRST_DIGIT[place.text[place.start]])
+    if found is None and not place.plus and place.word in _BY_WORD:
+        found = _first(place, _BY_WORD[place.word])
+    return found and _with_opening(found, place)
+
+
+def _first(place: Place, rules: Sequence[Rule]) -> Found | None:
     text, start = place.text, place.start
-    for pattern, check in _WITH_PLUS if place.plus else _BY_FIRST_DIGIT[text[start]]:
+    for pattern, check in rules:
         if (match := pattern.match(text, start)) and (found := check(place, match)):
-            return _with_opening(found, place)
+            return found
     return None
 
 
@@ -103,11 +112,11 @@ def _is_business(digits: str) -> bool:
 
 
 def _weighted(digits: str, weights: Sequence[int]) -> int:
-    return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=True))
+    return sum(map(mul, map(int, digits), weights))
 
 
 def _social_security(place: Place, match: re.Match[str]) -> Found | None:
-    return _found(Kind.SSN, match) if place.word is Kind.SSN and not place.other_number else None
+    return None if place.other_number else _found(Kind.SSN, match)
 
 
 # --- phones
@@ -128,11 +137,12 @@ def _phone(match: re.Match[str]) -> Found:
 
 
 def _korean_abroad(place: Place, match: re.Match[str]) -> Found | None:
-    """+82, 0082, or 82 before a mobile number."""
+    """+82, 0082, or 82 before a mobile number or a number with hyphens."""
     if place.plus or match[0].startswith("00"):
         return _phone(match)
-    mobile = match[1].startswith("1") and not (match[0].isdigit() and place.in_a_word(match.end()))
-    return _phone(match) if mobile and place.loose and not place.is_quantity(match.end()) else None
+    fits = "-" in match[0] or match[1].startswith("1")
+    hidden = match[0].isdigit() and (place.in_a_word(match.end()) or place.is_quantity(match.end()))
+    return _phone(match) if fits and place.loose and not hidden else None
 
 
 def _mobile(place: Place, match: re.Match[str]) -> Found | None:
@@ -156,16 +166,18 @@ def _landline(place: Place, match: re.Match[str]) -> Found | None:
 
 
 def _american(place: Place, match: re.Match[str]) -> Found | None:
-    """Three, three, four. With spaces alone, or as one run, it takes a word for it."""
+    """Three, three, four. With spaces alone, as one run, or in an area that begins with 1, it takes a word for it."""
     if not place.plus and (not place.loose or place.word is Kind.ACCOUNT or place.is_quantity(match.end())):
         return None
-    marked = place.plus or any(sign in match[0] for sign in "-.)")
+    if match[1] == "1" and match[0].isdigit():  # a Korean mobile number whose 0 is lost, if it is any
+        return None
+    marked = place.plus or (match[1] != "1" and any(sign in match[0] for sign in "-.)"))
     return _phone(match) if marked or place.word is Kind.PHONE else None
 
 
 def _named_phone(place: Place, match: re.Match[str]) -> Found | None:
     """Another number with a trunk prefix, such as a British one, or a mobile number whose 0 a spreadsheet ate."""
-    if place.word is not Kind.PHONE or not place.loose or place.is_quantity(match.end()) or _DAY_FIRST.match(match[0]):
+    if not place.loose or place.is_quantity(match.end()) or _DAY_FIRST.match(match[0]):
         return None
     digits = _digits(match[0])
     return _found(Kind.PHONE, match, digits if digits.startswith("0") else f"0{digits}")
@@ -202,7 +214,7 @@ def _regional_license(place: Place, match: re.Match[str]) -> Found | None:
 
 
 def _passport_of_digits(place: Place, match: re.Match[str]) -> Found | None:
-    return _found(Kind.PASSPORT, match) if place.word is Kind.PASSPORT and place.loose else None
+    return _found(Kind.PASSPORT, match) if place.loose else None
 
 
 def paper_at(place: Place, match: re.Match[str]) -> Found | None:
@@ -255,63 +267,64 @@ def _luhn(digits: str) -> bool:
 
 
 def _account(place: Place, match: re.Match[str]) -> Found | None:
-    """10 to 16 digits beside a word for an account or a bank; no time, no amount."""
+    """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount."""
     named = place.is_bank(match.end()) and place.loose and not place.is_quantity(match.end())
-    fitting = 10 <= len(_digits(match[0])) <= 16 and not _MOMENT.match(match[0])
+    fitting = (10 if not match[0].isdigit() else 9) <= len(_digits(match[0])) <= 16 and not _MOMENT.match(match[0])
     return _found(Kind.ACCOUNT, match) if named and fitting else None
 
 
 # --- by the digit that a number begins with
 
 
-def _rule(pattern: str, check: Check) -> tuple[re.Pattern[str], Check]:
+def _rule(pattern: str, check: Check) -> Rule:
     return re.compile(pattern), check
 
 
-_AREA = "2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70|80|50[2-8]"
+_AREA = "2|3[1-3]|4[1-4]|5[1-5]|6[0-4]|70|80|50[2-8]?|303"
 _ABROAD = _rule(
     rf"(?:00(?:[1-9]|7[0-9]{{2}})?{GAP})?82{GAP}0?{GAP}((?:1[016789]|{_AREA}){GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}){_END}",
     _korean_abroad,
 )
-_AMERICAN = _rule(
-    rf"(?:1[-. ]{{0,2}}\(?)?[2-9][0-9]{{2}}\)?[-. ]{{0,2}}[2-9][0-9]{{2}}[-. ]{{0,2}}[0-9]{{4}}{_LAST}", _american
-)
+_AMERICAN = _rule(rf"(?:1[-. ]{{0,2}}\(?)?([1-9])[0-9]{{2}}\)?[-. ]{{0,2}}[0-9]{{3}}[-. ]{{0,2}}[0-9]{{4}}{_LAST}", _american)
 _FOREIGN = _rule(rf"(?<=\+)[1-9](?:[-. ()]{{0,3}}[0-9]){{7,14}}{_END}", _foreign)
 _REGISTRATION = _rule(rf"([0-9]{{6}}){GAP}([0-9]{{7}}){_LAST}", _registration)
 _ACCOUNT = _rule(
-    rf"(?:[0-9]{{1,8}}(?: ?[-.] ?[0-9]{{1,8}}){{1,4}}|[0-9]{{2,8}}(?: [0-9]{{2,8}}){{1,4}}|[0-9]{{10,16}}){_LAST}", _account
+    rf"(?:[0-9]{{1,8}}(?: ?[-.] ?[0-9]{{1,8}}){{1,4}}|[0-9]{{2,8}}(?: [0-9]{{2,8}}){{1,4}}|[0-9]{{9,16}}){_LAST}", _account
 )
 _CARDS = [
     _rule(rf"[2-69][0-9]{{3}}(?:{GAP}[0-9]{{4}}){{3}}{_LAST}", _card),
     _rule(rf"3[0-9]{{3}}{GAP}[0-9]{{6}}{GAP}[0-9]{{4,5}}{_LAST}", _card),
 ]
 _LICENSE = _rule(rf"(?:1[1-9]|2[0-8]){GAP}[0-9]{{2}}{GAP}[0-9]{{6}}{GAP}[0-9]{{2}}{_LAST}", _license)
-_NAMED = [
-    _rule(rf"[0-9]{{2}}{GAP}[0-9]{{6}}{GAP}[0-9]{{2}}{_LAST}", _regional_license),
-    _rule(rf"[0-9]{{3}}{GAP}[0-9]{{2}}{GAP}[0-9]{{5}}{_LAST}", _business),
-    _rule(rf"[0-9]{{3}}[- ]?[0-9]{{2}}[- ]?[0-9]{{4}}{_LAST}", _social_security),
-    _rule(rf"[0-9]{{9}}{_LAST}", _passport_of_digits),
-]
-_MOBILE_EATEN = _rule(rf"1[016789]{GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}{_LAST}", _named_phone)
-_ZERO = [
-    _rule(rf"01[016789]{GAP}(?:[0-9]{{3,4}}{GAP}[0-9]{{4}}|[0-9]{{2}}(?:[-. ][0-9]{{2}}){{3}}){_END}", _mobile),
-    _ABROAD,
-    _REGISTRATION,
-    _rule(rf"0({_AREA}){GAP}([0-9]{{3,4}}{GAP}[0-9]{{4}}){_LAST}", _landline),
-    _rule(rf"0[0-9](?:[-. ()]{{0,2}}[0-9]){{7,9}}{_LAST}", _named_phone),
-    *_NAMED,
-    _ACCOUNT,
-]
-_WITH_PLUS = [_ABROAD, _AMERICAN, _FOREIGN]
+_LICENSE_OF_REGION = _rule(rf"[0-9]{{2}}{GAP}[0-9]{{6}}{GAP}[0-9]{{2}}{_LAST}", _regional_license)
+_BUSINESS = _rule(rf"[0-9]{{3}}{GAP}[0-9]{{2}}{GAP}[0-9]{{5}}{_LAST}", _business)
+_OTHER_DIGITS = [_REGISTRATION, *_CARDS, _LICENSE, _LICENSE_OF_REGION, _BUSINESS, _AMERICAN, _ACCOUNT]
 _BY_FIRST_DIGIT = {
-    "0": _ZERO,
-    **{digit: [_REGISTRATION, *_CARDS, _LICENSE, *_NAMED, _AMERICAN, _ACCOUNT] for digit in "12345679"},
-    "8": [_REGISTRATION, _ABROAD, *_NAMED, _AMERICAN, _ACCOUNT],
+    "0": [
+        _rule(rf"01[016789]{GAP}(?:[0-9]{{3,4}}{GAP}[0-9]{{4}}|[0-9]{{2}}(?:[-. ][0-9]{{2}}){{3}}){_END}", _mobile),
+        _ABROAD,
+        _REGISTRATION,
+        _rule(rf"0({_AREA}){GAP}([0-9]{{3,4}}{GAP}[0-9]{{4}}){_LAST}", _landline),
+        _LICENSE_OF_REGION,
+        _ACCOUNT,
+    ],
+    **dict.fromkeys("12345679", _OTHER_DIGITS),
+    "8": [_REGISTRATION, _ABROAD, *_OTHER_DIGITS[1:]],
 }
-_BY_FIRST_DIGIT["1"] = [*_BY_FIRST_DIGIT["1"], _MOBILE_EATEN]
-_EVERY_RULE = {pattern.pattern: pattern for rules in (_WITH_PLUS, *_BY_FIRST_DIGIT.values()) for pattern, _ in rules}
+_BY_WORD: dict[Kind | None, list[Rule]] = {
+    Kind.PHONE: [
+        _rule(rf"0[0-9](?:[-. ()]{{0,2}}[0-9]){{7,9}}{_LAST}", _named_phone),
+        _rule(rf"1[016789]{GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}{_LAST}", _named_phone),
+    ],
+    Kind.SSN: [_rule(rf"[0-9]{{3}}[- ]?[0-9]{{2}}[- ]?[0-9]{{4}}{_LAST}", _social_security)],
+    Kind.PASSPORT: [_rule(rf"[0-9]{{9}}{_LAST}", _passport_of_digits)],
+}
+_WITH_PLUS = [_ABROAD, _AMERICAN, _FOREIGN]
+_ALL_RULES = dict.fromkeys(
+    pattern.pattern for rules in (_WITH_PLUS, *_BY_FIRST_DIGIT.values(), *_BY_WORD.values()) for pattern, _ in rules
+)
 _SHAPES, _SHAPES_AND_ACCOUNTS = (
-    re.compile(rf"(?<![0-9])(?:{'|'.join(pattern for pattern in _EVERY_RULE if pattern not in left_out)})")
+    re.compile(rf"(?<![0-9])(?:{'|'.join(pattern for pattern in _ALL_RULES if pattern not in left_out)})")
     for left_out in ({_ACCOUNT[0].pattern}, ())
 )
 

@@ -6,6 +6,7 @@ Rules that ask for them stand in `pii_rules.py`. The text is a folded one (`pii.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -55,12 +56,17 @@ _WORDS_OF = {
 _KIND_OF = {word.replace("_", ""): kind for kind, words in _WORDS_OF.items() for word in words.split()}
 
 
-def _any_of(latin: bool) -> str:
-    words = (word for words in _WORDS_OF.values() for word in words.split() if word.isascii() is latin)
-    return "|".join(re.escape(word).replace("_", " ?") for word in words)
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of which every branch begins with a letter: it is skipped where none of these letters stands."""
+    branches = []
+    for word in words:
+        first, rest = word[0], re.escape(word[1:]).replace("_", " ?")
+        branches.append(rf"{first}(?<![a-z]{first}){rest}(?![a-z])" if word.isascii() else first + rest)
+    return re.compile("|".join(branches))
 
 
-_WORDS = re.compile(rf"(?<![a-z])(?:{_any_of(True)})(?![a-z])|{_any_of(False)}")
+_ALL_WORDS = [word for words in _WORDS_OF.values() for word in words.split()]
+_LATIN_WORDS, _KOREAN_WORDS = (_any_of(word for word in _ALL_WORDS if word.isascii() is latin) for latin in (True, False))
 # Right before a number: that it is another one, which names no person.
 _OTHERS = (
     "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 대리점 "
@@ -123,8 +129,9 @@ class Place:
     def word(self) -> Kind | None:
         """What the nearest word before it says that it is."""
         if self._word == "unread":
-            words = _WORDS.findall(self._before(self.start).lower())
-            self._word = _KIND_OF[words[-1].replace(" ", "")] if words else None
+            before = self._before(self.start).lower()
+            found = [*_LATIN_WORDS.finditer(before), *_KOREAN_WORDS.finditer(before)]
+            self._word = _KIND_OF[max(found, key=re.Match.end)[0].replace(" ", "")] if found else None
         return self._word
 
     @property

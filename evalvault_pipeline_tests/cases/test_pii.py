@@ -165,6 +165,7 @@ PIECES = st.sampled_from(
 @example("a@b.com-c@d.com-M123A4567")
 @example("02-123-4567-010-1234-5678")
 @example("062-706-7040M305A4044")
+@example("a@b.krphone010-1234-5678")
 def test_redacting_twice_is_redacting_once(text: str) -> None:
     once = redacted(text)
     assert redacted(once) == once
