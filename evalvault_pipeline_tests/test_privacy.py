@@ -145,8 +145,8 @@ def test_off_warns_in_the_log_and_in_the_report_and_the_log_is_still_redacted(pr
     file = personal(project)
     done = project.run("evalvault", "run", str(file), *"-m chrf --pii off -o results.json --report report.md".split())
     assert "personal data is NOT masked" in done.stderr
-    assert "personal data masked: off: personal data is NOT masked" in " ".join(done.stdout.split())
-    assert "**Personal data: off: personal data is NOT masked**" in (project.folder / "report.md").read_text(encoding="utf-8")
+    assert "pii is off: personal data is NOT masked" in " ".join(done.stdout.split())
+    assert "**pii is off: personal data is NOT masked**" in (project.folder / "report.md").read_text(encoding="utf-8")
     assert VALUES[Kind.PHONE] in (project.folder / "results.json").read_text(encoding="utf-8")
     logs = project.folder / "data" / "results" / "logs"
     assert left_behind(logs) == {}

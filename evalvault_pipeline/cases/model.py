@@ -67,11 +67,13 @@ class PiiReport:
         """Whether personal data is let through."""
         return self.policy == "off"
 
-    def __str__(self) -> str:
-        if self.open:
-            return "off: personal data is NOT masked"
+    @property
+    def counts(self) -> str:
         counts = ", ".join(f"{count} {label}" for label, count in self.masked.items())
         return f"{counts} in {self.cases} {'case' if self.cases == 1 else 'cases'}" if counts else "none"
+
+    def __str__(self) -> str:
+        return "off: personal data is NOT masked" if self.open else self.counts
 
 
 @dataclass(frozen=True, kw_only=True)

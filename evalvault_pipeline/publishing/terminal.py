@@ -58,7 +58,8 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
             Text(f"bad rows were skipped: {len(report.info.skipped_rows)} faults (skipped_rows in the results)", "yellow")
         )
     if report.info.pii.open or report.info.pii.masked:
-        console.print(_text(f"personal data masked: {report.info.pii}", "yellow" if report.info.pii.open else ""))
+        said = "pii is" if report.info.pii.open else "personal data masked:"
+        console.print(_text(f"{said} {report.info.pii}", "yellow" if report.info.pii.open else ""))
     if report.worst and cases:
         console.print(_worst(report.worst[:cases], f"Worst cases ({min(cases, len(report.worst))} of {report.failed} failed)"))
 

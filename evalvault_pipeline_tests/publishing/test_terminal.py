@@ -60,7 +60,7 @@ def test_figures_unmeasured_details_and_the_number_of_skipped_rows_are_shown():
 
 def test_what_was_masked_is_shown_where_there_was_something_and_a_firewall_that_is_off_always():
     assert "personal data masked: 2 PHONE in 1 case" in shown(report(failed("x"), pii=PiiReport(masked={"PHONE": 2}, cases=1)))
-    assert "personal data masked: off: personal data is NOT masked" in shown(report(failed("x"), pii=PiiReport(policy="off")))
+    assert "pii is off: personal data is NOT masked" in shown(report(failed("x"), pii=PiiReport(policy="off")))
     assert "personal data" not in shown(report(failed("x")))
 
 
