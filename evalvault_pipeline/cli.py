@@ -47,6 +47,7 @@ cli_operating.register(app)
 
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Tracker = Literal["phoenix", "none"]
+Pii = Literal["redact", "block", "off"]
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
 
 Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod, openai or gguf; over EVALVAULT_PROFILE.")]
@@ -72,6 +73,9 @@ def run(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows/--strict", help="Score the good rows and count the bad, or refuse the file.")
     ] = False,
+    pii: Annotated[
+        Pii | None, typer.Option("--pii", help="Personal data: redact, block or off; over the catalog and EVALVAULT_PII.")
+    ] = None,
     fresh: Annotated[str, typer.Option("--fresh", help="Score these metrics again, or `all`; the store is not asked.")] = "",
     budget: Annotated[
         str | None, typer.Option("--budget", help="Stop judging at so much: 5USD, 2Mtok; the rest stays unmeasured.")
@@ -119,7 +123,9 @@ def run(
     again = known if fresh.strip() == "all" else [name for name in fresh.split(",") if name]
     if dry_run:
         strict = not skip_bad_rows
-        estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget)
+        estimated = estimate_file(
+            file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget, pii=pii
+        )
         print_estimate(estimated, console, judge=settings.profile.judge)
         return
     run_id = run_id or uuid.uuid4().hex
@@ -140,6 +146,7 @@ def run(
             fresh=again,
             budget=budget,
             run_id=run_id,
+            pii=pii,
             tracer=tracer,
             progress=tell,
         ) as result,
@@ -326,7 +333,9 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
-        print(f"evalvault: {without_secrets(str(error))}", file=sys.stderr)
+        from evalvault_pipeline.cases.redaction import redacted
+
+        print(f"evalvault: {redacted(without_secrets(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:

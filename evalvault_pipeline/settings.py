@@ -175,6 +175,11 @@ class Settings(SecretSources):
     timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
         "Asia/Seoul", validation_alias="EVALVAULT_TIMEZONE", description="Time zone of the schedules."
     )
+    pii: Literal["redact", "block", "off"] = Field(
+        "redact",
+        validation_alias="EVALVAULT_PII",
+        description="Personal data in a file outside the catalog: redact, block or off; a dataset's `pii` is in the catalog.",
+    )
     executor: Literal["in_process", "multiprocess", "celery", "k8s"] = Field(
         "in_process",
         validation_alias="EVALVAULT_EXECUTOR",

@@ -17,7 +17,7 @@ import dagster as dg
 from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
-from evalvault_pipeline.cases.model import Batch
+from evalvault_pipeline.cases.model import Batch, PiiReport
 from evalvault_pipeline.defs.checks import check_reports, report_check_specs
 from evalvault_pipeline.defs.drift_asset import drift_asset
 from evalvault_pipeline.defs.fencing import Fence
@@ -28,7 +28,7 @@ from evalvault_pipeline.defs.retries import published_as, waited_out
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import place_of, verdict_assets
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
+from evalvault_pipeline.evaluate import judging_with, pii_warning, plan_scoring, record_run, summarize_snapshot
 from evalvault_pipeline.logs import log_context
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess
@@ -96,7 +96,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             raise dg.Failure("The range holds no batch: its end stands before its start.", allow_retries=False)
         # Every file is checked before the first batch is written: a bad row refuses its snapshot whole.
         snapshots = {name: spec.snapshot_file(name) for name in dict.fromkeys(map(snapshot_of, in_order(keys)))}
-        described = {name: describe_snapshot(_inspected(file), spec) for name, file in snapshots.items()}
+        described = {name: describe_snapshot(_inspected(file, spec), spec) for name, file in snapshots.items()}
         unknown = [key for key in keys if key not in described[snapshot_of(key)][0].batch_keys]
         if unknown:
             gone = ", ".join(unknown)
@@ -106,10 +106,16 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
                 allow_retries=False,
             )
         wanted = set(keys)
+        for key in keys:
+            metadata = pii_metadata(described[snapshot_of(key)][0].pii)
+            context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=key)
+        for snapshot, _ in described.values():
+            if warning := pii_warning(f"{spec.name} {snapshot.name}", snapshot.pii):
+                context.log.warning(warning)
 
         def batches() -> Iterator[Batch]:
             for name, (snapshot, size) in described.items():
-                for batch in split_into_batches(read_cases(snapshots[name]), snapshot=snapshot, batch_size=size):
+                for batch in split_into_batches(read_cases(snapshots[name], pii=spec.pii), snapshot=snapshot, batch_size=size):
                     if batch.key in wanted:
                         yield batch
 
@@ -231,6 +237,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder, settings: Settings
         "language": report.info.language,
         "unmeasured_reasons": dg.MetadataValue.json(report.unmeasured_by_reason),
         "missing_batches": ", ".join(report.info.missing_batches) or "none",
+        **pii_metadata(report.info.pii),
         "dataset_digest": report.dataset_digest[:DIGEST_SHOWN],
         "results": place_of(folder.results_file(snapshot), settings),
         "report": place_of(folder.markdown_file(snapshot), settings),
@@ -238,9 +245,14 @@ def report_metadata(report: RunReport, folder: ResultsFolder, settings: Settings
     }
 
 
-def _inspected(file: Path) -> Any:
+def pii_metadata(pii: PiiReport) -> dict[str, Any]:
+    """The policy of a snapshot and how often it masked what; the number of labels is plotted."""
+    return {"personal_data": str(pii), "masked": sum(pii.masked.values()), "masked_cases": pii.cases}
+
+
+def _inspected(file: Path, spec: DatasetSpec) -> Any:
     try:
-        return inspect_dataset(file)
+        return inspect_dataset(file, pii=spec.pii)
     except PipelineError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 

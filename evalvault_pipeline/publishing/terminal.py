@@ -57,6 +57,9 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
         console.print(
             Text(f"bad rows were skipped: {len(report.info.skipped_rows)} faults (skipped_rows in the results)", "yellow")
         )
+    if report.info.pii.open or report.info.pii.masked:
+        said = "pii is" if report.info.pii.open else "personal data masked:"
+        console.print(_text(f"{said} {report.info.pii}", "yellow" if report.info.pii.open else ""))
     if report.worst and cases:
         console.print(_worst(report.worst[:cases], f"Worst cases ({min(cases, len(report.worst))} of {report.failed} failed)"))
 
@@ -196,11 +199,11 @@ def print_metrics(metrics: Iterable[Metric], console: Console) -> None:
 def print_catalog(states: Iterable[SnapshotState], console: Console, *, title: str) -> None:
     """Print what a check of the catalog found."""
     table = Table(title=_text(title), title_justify="left")
-    for column in ("dataset", "snapshot", "cases", "batches", "language", "state"):
+    for column in ("dataset", "snapshot", "cases", "batches", "language", "personal data", "state"):
         table.add_column(column, no_wrap=column == "dataset")
     for item in states:
         state = Text("fine", "green") if item.problem is None else _text(item.problem, "red")
-        table.add_row(item.dataset, item.snapshot, item.cases, item.batches, item.language, state)
+        table.add_row(item.dataset, item.snapshot, item.cases, item.batches, item.language, item.pii, state)
     console.print(table)
 
 

@@ -20,6 +20,7 @@ class SnapshotState:
     cases: str = "–"
     batches: str = "–"
     language: str = "–"
+    pii: str = "–"
     problem: str | None = None
 
 
@@ -40,7 +41,7 @@ def check_catalog(catalog: Catalog) -> Iterator[SnapshotState]:
             yield SnapshotState(dataset=spec.name, problem=f"no file matches {spec.folder / spec.files}; put a snapshot there")
         for snapshot, file in snapshots.items():
             try:
-                found = inspect_dataset(file)
+                found = inspect_dataset(file, pii=spec.pii)
             except PipelineError as error:
                 yield SnapshotState(dataset=spec.name, snapshot=snapshot, problem=str(error))
                 continue
@@ -51,4 +52,5 @@ def check_catalog(catalog: Catalog) -> Iterator[SnapshotState]:
                 cases=str(found.case_count),
                 batches=f"{described.batch_count} of {size}",
                 language=described.language,
+                pii=str(found.pii),
             )
