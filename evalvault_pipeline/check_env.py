@@ -150,6 +150,7 @@ def _tried(area: str, look: Callable[[], str]) -> Iterator[Finding]:
 
 
 def _judge(settings: Settings) -> str:
+    settings.require_judge()
     spec = judge_spec(settings)
     if spec is None:
         return settings.profile.no_judge
@@ -257,8 +258,9 @@ def _secret_row(name: str, settings: Settings, file: Path | None, findings: list
         secret, source = found
         row = Row(variable=name, value=_masked(name, secret), source=source)
     except PipelineError as error:
-        findings.append(Finding(area="secrets", said=str(error), state=State.MISSING))
-        return Row(variable=name, value="(cannot be read)", source=NOT_SET)
+        said = str(error) if name in str(error) else f"{name}: {error}"
+        findings.append(Finding(area="secrets", said=said, state=State.MISSING))
+        return Row(variable=name, value="(cannot be read)", source="see below")
     if file is not None and source == file.name:
         said = f"{name} stands in {source} as it is. Keep it in a mounted file, AWS or Vault instead (docs/secrets.md)."
         findings.append(Finding(area="secrets", said=said, state=State.ADVICE))

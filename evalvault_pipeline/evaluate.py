@@ -90,10 +90,13 @@ def judging_with(
 ) -> Judging | None:
     """The judge of the profile, asked for the identity of its models; None where no metric needs one, or there is none.
 
-    Raises JudgeUnavailable, InvalidSetting.
+    Raises JudgeUnavailable, InvalidSetting, MissingSetting.
     """
+    if all(metric.score for metric in plan.metrics):
+        return None
+    settings.require_judge()
     chosen = judge_spec(settings)
-    if chosen is None or all(metric.score for metric in plan.metrics):
+    if chosen is None:
         return None
     repeats = spec.judge_repeats if spec and spec.judge_repeats else settings.judge_repeats
     limit = budget or settings.budget

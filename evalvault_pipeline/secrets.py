@@ -3,7 +3,8 @@
 Sources, of which the first that has a value wins: process environment, the file that `<NAME>_FILE` names, a file in the secrets
 folder, the settings file, AWS Secrets Manager, HashiCorp Vault. The last two are asked for a secret only where
 EVALVAULT_AWS_SECRET or EVALVAULT_VAULT_PATH names it, and their answers are kept for EVALVAULT_SECRETS_TTL; the others are read
-each time. Every value that is read is hidden from then on in what this process writes (`logs.py`).
+each time. Every value that is read is hidden from then on in what this process writes (`logs.py`). How the services are asked
+stands in `aws.py` and `vault.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
+from evalvault_pipeline.aws import ask_aws
 from evalvault_pipeline.environment import READ_AS, Url, read_into, settings_file, values_in, wrong_values
 from evalvault_pipeline.errors import InvalidSetting, PipelineError, SecretUnavailable, UnusableSecret
 from evalvault_pipeline.logs import know_secrets
+from evalvault_pipeline.vault import ask_vault
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,6 @@ SECRETS_DIR = Path("/run/secrets")
 SHOWN_FROM = 24  # characters: of a shorter secret nothing is shown
 PATH_FROM = 20  # characters: a shorter path of a webhook is an ordinary word, and the whole address is its secret
 PAUSE_SECONDS = 15.0  # a service that failed, or gave what was refused, is not asked again sooner
-TIMEOUT_SECONDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,7 @@ def required_secret(name: str, sources: SecretSources) -> SecretStr:
 
 
 def is_set(name: str, sources: SecretSources) -> bool:
-    """Whether a secret is to be had, as far as can be told without asking a service or raising."""
+    """Whether a secret is to be had, as far as can be told without asking a service. Raises as `places`."""
     return any(place.has_value() for place in places(name, sources))
 
 
@@ -292,7 +294,7 @@ def _parts(name: str, text: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    text: str = ""
+    text: str = field(default="", repr=False)
     error: PipelineError | None = None
     asked_at: float = 0.0
 
@@ -349,105 +351,21 @@ def _in_aws(entry: Entry) -> Place:
     at = os.environ.get("AWS_ENDPOINT_URL_SECRETS_MANAGER") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
     def read(max_age_seconds: float) -> str:
-        return _selected(_asked(("aws", at, entry.id), lambda: _ask_aws(entry.id), max_age_seconds), entry, told)
+        return _selected(_asked(("aws", at, entry.id), lambda: ask_aws(entry.id), max_age_seconds), entry, told)
 
     return Place(told=told, get=read, is_service=True)
-
-
-def _ask_aws(secret_id: str) -> str:
-    try:
-        import boto3
-        from botocore import exceptions
-        from botocore.config import Config
-    except ImportError:
-        raise UnusableSecret(
-            "EVALVAULT_AWS_SECRET needs boto3. Install the extra: pip install 'evalvault-pipeline[aws]'"
-        ) from None
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # its debug lines hold what the service answers
-    patience = Config(connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"total_max_attempts": 2})
-    told = f"AWS Secrets Manager does not give {secret_id}"
-    try:
-        session = boto3.session.Session(region_name=_aws_region(secret_id))
-        answer = session.client("secretsmanager", config=patience).get_secret_value(SecretId=secret_id)
-    except exceptions.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code") or "an error without a code")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= 500 or "Throttling" in code or "TooManyRequests" in code:
-            raise SecretUnavailable(f"{told} ({code}). Try again in a while.") from None
-        raise UnusableSecret(f"{told} ({code}). {_AWS_REMEDIES.get(code, _AWS_REMEDY)}") from None
-    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
-        raise SecretUnavailable(f"{told} ({type(error).__name__}). Check the network and AWS_ENDPOINT_URL.") from None
-    except exceptions.NoRegionError:
-        raise UnusableSecret(f"{told} (NoRegionError). Set AWS_DEFAULT_REGION.") from None
-    except (exceptions.BotoCoreError, ValueError) as error:
-        raise UnusableSecret(
-            f"{told} ({type(error).__name__}). Give this process credentials of AWS: a role or AWS_*."
-        ) from None
-    if not isinstance(text := answer.get("SecretString"), str):
-        raise UnusableSecret(f"{told} (it is binary). Keep it as text.")
-    return text
-
-
-def _aws_region(secret_id: str) -> str | None:
-    """That of an ARN, else of the environment: AWS's own containers have AWS_REGION, of which boto3 does not know."""
-    if secret_id.startswith("arn:") and secret_id.count(":") > 3:
-        return secret_id.split(":")[3]
-    return os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
-
-
-_AWS_REMEDY = "Check EVALVAULT_AWS_SECRET, AWS_DEFAULT_REGION and the role of this process."
-_AWS_REMEDIES = {
-    "AccessDeniedException": "Allow secretsmanager:GetSecretValue on it to the role of this process.",
-    "ResourceNotFoundException": "Check the name in EVALVAULT_AWS_SECRET, and AWS_DEFAULT_REGION.",
-    "DecryptionFailure": "Allow kms:Decrypt on its key to the role of this process.",
-}
 
 
 def _in_vault(entry: Entry, sources: SecretSources) -> Place:
     told = f"Vault {entry.told}"
     key = ("vault", str(sources.vault_addr), os.environ.get("VAULT_NAMESPACE", ""), entry.id)
 
+    def ask() -> str:
+        if sources.vault_addr is None:
+            raise UnusableSecret("EVALVAULT_VAULT_PATH is set, but VAULT_ADDR is not. Name Vault's address, https://host:8200.")
+        return ask_vault(entry.id, address=sources.vault_addr, token=read_secret("VAULT_TOKEN", sources))
+
     def read(max_age_seconds: float) -> str:
-        return _selected(_asked(key, lambda: _ask_vault(entry.id, sources), max_age_seconds), entry, told)
+        return _selected(_asked(key, ask, max_age_seconds), entry, told)
 
     return Place(told=told, get=read, is_service=True)
-
-
-def _ask_vault(path: str, sources: SecretSources) -> str:
-    """The newest version of a secret of the KV engine, version 2, as a JSON object."""
-    if sources.vault_addr is None:
-        raise UnusableSecret("EVALVAULT_VAULT_PATH is set, but VAULT_ADDR is not. Name Vault's address, https://vault:8200.")
-    try:
-        import hvac
-        from hvac import exceptions
-        from requests.exceptions import RequestException
-    except ImportError:
-        raise UnusableSecret(
-            "EVALVAULT_VAULT_PATH needs hvac. Install the extra: pip install 'evalvault-pipeline[vault]'"
-        ) from None
-    token = read_secret("VAULT_TOKEN", sources)
-    mount, _, rest = path.partition("/")
-    told = f"Vault does not give {path}"
-    try:
-        client = hvac.Client(
-            url=sources.vault_addr,
-            token=token.get_secret_value() if token else None,  # None: that of `vault login`
-            timeout=TIMEOUT_SECONDS,
-            namespace=os.environ.get("VAULT_NAMESPACE"),
-        )
-        know_secrets([client.token or ""])
-        answer = client.secrets.kv.v2.read_secret_version(path=rest, mount_point=mount, raise_on_deleted_version=True)
-        return json.dumps(answer["data"]["data"])
-    except (exceptions.Forbidden, exceptions.Unauthorized):
-        raise UnusableSecret(f"{told} (denied). Check VAULT_TOKEN, and that its policy may read {mount}/data/{rest}.") from None
-    except exceptions.InvalidPath:
-        raise UnusableSecret(f"{told} (there is none). Write the path as `vault kv get` takes it, without data/.") from None
-    except (exceptions.InternalServerError, exceptions.VaultDown, exceptions.BadGateway, exceptions.RateLimitExceeded) as error:
-        raise SecretUnavailable(f"{told} ({type(error).__name__}). Try again in a while.") from None
-    except RequestException as error:
-        raise SecretUnavailable(f"{told} ({type(error).__name__}). Check VAULT_ADDR and the network.") from None
-    except (exceptions.VaultError, KeyError, TypeError) as error:
-        what = type(error).__name__
-        raise UnusableSecret(
-            f"{told} ({what}). Check that VAULT_ADDR is a Vault, and {mount} a KV engine of version 2."
-        ) from None

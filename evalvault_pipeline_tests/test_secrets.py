@@ -474,13 +474,16 @@ def test_where_a_secret_is_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert without_secrets(said) == said
 
 
-def test_what_names_a_secret_does_not_hold_it(tmp_path: Path) -> None:
+def test_what_names_a_secret_does_not_hold_it(tmp_path: Path, aws: AwsSecrets) -> None:
     settings = load_settings(tmp_path, OPENAI_API_KEY="canary-0123456789")
     secret = Secret(name=NAME, sources=settings)
     found = secret.read()
     assert found is not None and found.get_secret_value() == "canary-0123456789"
-    for shown in (repr(secret), str(secret), repr(settings), settings.model_dump_json(), repr(found), repr(secrets._answers)):
+    for shown in (repr(secret), str(secret), repr(settings), settings.model_dump_json(), repr(found)):
         assert "canary" not in shown
+    aws.secrets["evalvault/openai"] = "canary-0123456789"
+    assert value_of(settings=load_settings(tmp_path, EVALVAULT_AWS_SECRET="evalvault/openai")) == "canary-0123456789"
+    assert "canary" not in repr(secrets._answers)
 
 
 def test_the_password_in_a_servers_address_is_hidden_from_the_beginning(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_judge_of_a_gguf_file_has_the_name_of_its_file_unless_another_is_giv
 def test_a_profile_of_a_gguf_file_needs_the_file(tmp_path: Path):
     settings = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
     with pytest.raises(MissingSetting) as refusal:
-        judge_spec(settings)
+        settings.require_judge()
     assert str(refusal.value).startswith("`EVALVAULT_GGUF` is not set, and profile `gguf` needs it. ")
 
 
@@ -247,7 +247,7 @@ def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
         monkeypatch.setenv("OPENAI_API_KEY", key)
     settings = load_settings(tmp_path)
     with pytest.raises(MissingSetting) as refusal:
-        judge_spec(settings)
+        settings.require_judge()
     assert str(refusal.value) == (
         "`OPENAI_API_KEY` is not set, and profile `openai` needs it. "
         "Export it, or choose the profile that needs no judge: EVALVAULT_PROFILE=offline"

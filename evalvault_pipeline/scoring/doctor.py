@@ -41,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Everything that a run of this profile needs, in the order in which it needs it. Calls the model once."""
     findings = [_store(settings)]
     try:
+        settings.require_judge()
         spec = judge_spec(settings)
     except PipelineError as error:
         return [*findings, Finding(what="judge", found=str(error), fine=False)]

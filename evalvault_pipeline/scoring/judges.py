@@ -121,12 +121,11 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 
 def judge_spec(settings: Settings) -> JudgeSpec | None:
-    """The judge of the profile; None for a profile without one.
+    """The judge of the profile; None for a profile without one. Raises InvalidSetting where a model file is not there.
 
-    Raises MissingSetting where it lacks its key or model file, InvalidSetting where the file is not there.
+    Whether its key or file is set at all is asked by `Settings.require_judge`: who only names the judge needs neither.
     """
     profile = settings.profile
-    settings.require_judge()
     if profile.provider is None or profile.model is None:
         return None
     for variable, path in (("EVALVAULT_GGUF", settings.gguf), ("EVALVAULT_EMBEDDING_GGUF", settings.embedding_gguf)):
