@@ -56,9 +56,8 @@ class JudgedProject(UserProject):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"test_cases": rows}), encoding="utf-8")
 
-    def job(self, dataset: str, snapshot: str, *, batches: int) -> list[str]:
-        """The command that evaluates a snapshot as a Dagster run, in the foreground."""
-        ends = {"start": f"{snapshot}/0001", "end": f"{snapshot}/{batches:04d}"}
-        tags = {f"dagster/asset_partition_range_{name}": key for name, key in ends.items()}
-        job = ["dagster", "job", "execute", "-m", "evalvault_pipeline.definitions", "-j", f"{dataset}_evaluation_job"]
-        return [*job, "--tags", json.dumps(tags)]
+    def materialize(self, dataset: str, snapshot: str, *, batches: int) -> list[str]:
+        """The command that scores a snapshot and reports on it as a Dagster run, in the foreground."""
+        assets = ",".join(f"key:{dataset}/{noun}" for noun in ("cases", "scores", "report"))
+        chosen = ["--select", assets, "--partition-range", f"{snapshot}/0001...{snapshot}/{batches:04d}"]
+        return ["dagster", "asset", "materialize", "-m", "evalvault_pipeline.definitions", *chosen]

@@ -35,6 +35,7 @@ class Cluster:
             in_flight=IN_FLIGHT,
             DAGSTER_HOME=str(folder / "project"),
             PATH=f"{BIN}:{os.environ['PATH']}",  # dagster-celery starts `celery`
+            EVALVAULT_EXECUTOR="celery",
             EVALVAULT_STORE_URL="dagster",
             **postgres.variables("dagster"),
             **redis.variables,
@@ -64,8 +65,8 @@ class Cluster:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def status(self, dataset: str) -> list[str]:
-        query = f"SELECT status FROM runs WHERE pipeline_name = '{dataset}_evaluation_job' ORDER BY id"
+    def statuses(self) -> list[str]:
+        query = "SELECT status FROM runs WHERE pipeline_name <> 'register_snapshots_job' ORDER BY id"
         return [str(status) for (status,) in self.postgres.execute("dagster", query)]
 
     def stop(self) -> None:
@@ -73,59 +74,46 @@ class Cluster:
             self.kill(name)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("celery")
-    (folder / "postgres").mkdir()
-    with PostgresServer(folder / "postgres") as postgres, RedisServer(folder) as redis, OpenAIServer() as judge:
-        running = Cluster(folder, postgres, redis, judge)
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    (tmp_path / "postgres").mkdir()
+    with PostgresServer(tmp_path / "postgres") as postgres, RedisServer(tmp_path) as redis, OpenAIServer() as judge:
+        running = Cluster(tmp_path, postgres, redis, judge)
         try:
             for name in ("one", "two"):
                 running.start_worker(name)
             for dataset in ("first", "second"):
-                for snapshot in ("w1", "w2", "w3"):
-                    running.project.write(dataset, snapshot, 20)
+                running.project.write(dataset, "w1", 20)
             register = "dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job"
-            running.project.run(*register.split())
+            running.project.run(*register.split(), EVALVAULT_EXECUTOR="in_process")
             running.wait_for_workers()
             yield running
         finally:
             running.stop()
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_noticed_and_the_other_one_goes_on(cluster: Cluster) -> None:
+def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_noticed_and_others_go_on_within_the_limit_of_the_judge(
+    cluster: Cluster,
+) -> None:
+    """Then two runs at once, each with IN_FLIGHT calls at once, on two workers: the pool of the judge lets in one of them."""
     project, judge = cluster.project, cluster.judge
     judge.latency = 0.4
-    command = project.job("first", "w1", batches=4)
+    first, second = (project.materialize(dataset, "w1", batches=4) for dataset in ("first", "second"))
     log = project.folder / "run.log"
-    run = project.start(*command, log=log, EVALVAULT_EXECUTOR="celery")
+    run = project.start(*first, log=log)
     wait_for(lambda: judge.answered[CHAT] >= 10, seconds=120, what=lambda: log.read_text(errors="replace")[-3000:])
     worker = wait_for(cluster.at_work, seconds=20)
     cluster.kill(worker)
     assert run.wait(timeout=90) == 1, "a run that has lost its worker does not stay STARTED"
     assert "The Celery worker that had first__scores is gone" in log.read_text(encoding="utf-8")
-    judge.latency = 0.0
-    project.run(*command, EVALVAULT_EXECUTOR="celery")
-    assert cluster.status("first") == ["FAILURE", "SUCCESS"]
-    results = project.results("first", "w1")
-    assert (results["total_test_cases"], results["coverage"]) == (20, 1.0)
-    assert 20 * CALLS_A_CASE <= judge.answered[CHAT] <= 20 * CALLS_A_CASE + IN_FLIGHT
+    assert cluster.statuses() == ["FAILURE"]
     cluster.start_worker(worker)
-    cluster.wait_for_workers()
-
-
-@pytest.mark.parametrize(("executor", "limit", "snapshot"), [("in_process", 2, "w2"), ("celery", 1, "w3")])
-def test_the_limit_of_the_judge_holds_over_processes_and_workers(
-    cluster: Cluster, executor: str, limit: int, snapshot: str
-) -> None:
-    """Two runs at once, each with IN_FLIGHT calls at once: as many of them as the pool lets in."""
-    project, judge = cluster.project, cluster.judge
-    project.run("dagster", "instance", "concurrency", "set", "judge", str(limit))
-    judge.latency, judge.peak_in_flight = 0.3, 0
-    commands = [project.job(dataset, snapshot, batches=4) for dataset in ("first", "second")]
-    runs = [project.start(*command, EVALVAULT_EXECUTOR=executor) for command in commands]
+    runs = [project.start(*command) for command in (first, second)]
     assert [run.wait(timeout=180) for run in runs] == [0, 0]
-    if limit == 1:
-        assert judge.peak_in_flight == IN_FLIGHT
-    else:
-        assert IN_FLIGHT < judge.peak_in_flight <= limit * IN_FLIGHT
+    assert cluster.statuses() == ["FAILURE", "SUCCESS", "SUCCESS"]
+    for dataset in ("first", "second"):
+        results = project.results(dataset, "w1")
+        assert (results["total_test_cases"], results["coverage"]) == (20, 1.0)
+    calls = 2 * 20 * CALLS_A_CASE
+    assert calls <= judge.answered[CHAT] <= calls + IN_FLIGHT
+    assert judge.peak_in_flight == IN_FLIGHT

@@ -17,8 +17,8 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-from evalvault_pipeline.defs.fencing import outer_run
-from evalvault_pipeline.defs.launch import dead_process
+from evalvault_pipeline.defs.fencing import WITHIN_TAG, outer_run
+from evalvault_pipeline.defs.launch import PROCESS_TAG, dead_process
 
 ANSWER_SECONDS = 10
 
@@ -34,6 +34,11 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
         """Alive until the opposite is sure: run monitoring ends a run for every other answer, UNKNOWN too."""
         gone = gone_with_its_run(self._instance, run) or gone_with_its_process(run) or _gone_with_its_server(run)
         return CheckRunHealthResult(WorkerStatus.NOT_FOUND, gone) if gone else CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+def is_executed_elsewhere(run: dg.DagsterRun) -> bool:
+    """Whether no launcher has launched it: another run executes it, or a command line."""
+    return run.parent_run_id is None and bool({WITHIN_TAG, PROCESS_TAG} & set(run.tags))
 
 
 def gone_with_its_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
