@@ -26,7 +26,7 @@ from evalvault_pipeline.publishing.phoenix import shown
 from evalvault_pipeline.scoring.database import shown_url
 from evalvault_pipeline.scoring.judges import judge_spec
 from evalvault_pipeline.secrets import SECRETS, find_secret, is_set, mask_api_key
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, Settings, as_text, dagster_postgres, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, Settings, as_text, dagster_postgres, our_names, variables
 
 NOT_SET = "not set"
 
@@ -202,7 +202,7 @@ def _no_catalog(settings: Settings) -> str:
 def _settings_file(folder: Path | None, findings: list[Finding]) -> tuple[Path | None, dict[str, str]]:
     """The settings file and what it sets; what is wrong with it, or with a plain `.env`, is added to the findings."""
     try:
-        refuse_plain_file(folder, variables())
+        refuse_plain_file(folder, our_names())
     except InvalidSetting as error:
         findings.append(Finding(area="settings", said=str(error), state=State.MISSING))
     try:
@@ -228,7 +228,7 @@ def _settings(file: Path | None, options: Mapping[str, Any]) -> tuple[Settings, 
 
 def _unknown(names: list[str], file: Path | None) -> Iterator[Finding]:
     """Variables that look like ours and are not: most are misspelt."""
-    known = {*variables(), *(f"{name}_FILE" for name in SECRETS)}
+    known = our_names()
     for name in sorted({name for name in names if name.startswith("EVALVAULT_")} - known):
         close = get_close_matches(name, known, n=1)
         hint = f"Did you mean {close[0]}?" if close else "See docs/configuration.md."

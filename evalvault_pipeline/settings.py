@@ -418,6 +418,11 @@ def variables() -> dict[str, Variable]:
     return found | {name: Variable("", description, secret=True) for name, description in SECRETS.items()}
 
 
+def our_names() -> set[str]:
+    """Every name of an environment variable that means something to us."""
+    return {*variables(), *DAGSTER_VARIABLES, *(f"{name}_FILE" for name in SECRETS)}
+
+
 def as_text(value: Any) -> str:
     """A setting's value as it is written into the environment; "" for none."""
     if value is None:
@@ -430,7 +435,7 @@ def load_settings(directory: Path | None = None, **overrides: Any) -> Settings:
 
     Raises InvalidSetting, one sentence with the remedy.
     """
-    refuse_plain_file(directory, variables())
+    refuse_plain_file(directory, our_names())
     file = settings_file(directory)
     given = {name: str(overrides.pop(name)) for name in SECRETS if name in overrides}
     try:

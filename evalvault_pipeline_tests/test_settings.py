@@ -216,6 +216,12 @@ def test_a_plain_env_file_that_sets_one_of_our_variables_is_refused(tmp_path: Pa
     assert KEY not in message
 
 
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY_FILE", "DAGSTER_PG_HOST", "VAULT_TOKEN", "EVALVAULT_AWS_SECRET"])
+def test_a_plain_env_file_that_says_where_secrets_or_runs_are_is_refused_too(tmp_path: Path, name: str):
+    (tmp_path / ".env").write_text(f"{name}=anything\n")
+    assert f" sets {name}, " in refusal_of(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"OTHER=1\n# EVALVAULT_PROFILE=dev\n", "# 운영\nOTHER=1\n".encode("cp949")])
 def test_a_plain_env_file_of_others_is_left_alone(tmp_path: Path, content: bytes):
     (tmp_path / ".env").write_bytes(content + b"EVALVAULT_OTHER_TOOL=1\n")
