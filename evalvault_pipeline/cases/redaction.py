@@ -65,10 +65,8 @@ class Firewall:
         if self.policy == "off":
             return []
         problems = []
-        if any(_is_sure(case.case_id[one.start : one.end], one) for one in find_pii(case.case_id)):
-            problems.append(
-                ("id", find_pii(case.case_id), "Give the case an id that names nobody: ids are kept in every result.")
-            )
+        if sure := [one for one in find_pii(case.case_id) if _is_sure(case.case_id[one.start : one.end], one)]:
+            problems.append(("id", sure, "Give the case an id that names nobody: ids are kept in every result."))
         if self.policy == "block":
             held: dict[str, list[Found]] = {}
             for field, text, about in _texts(case):

@@ -24,7 +24,7 @@ def dataset(folder: Path, name: str, cases: list[object]) -> None:
 def test_a_good_snapshot_is_described_by_its_cases_batches_and_language(tmp_path: Path):
     dataset(tmp_path, "2026w47.json", [{**CASE, "id": str(number)} for number in range(12)])
     assert check(tmp_path, '[datasets.qa]\nfiles = "qa/*.json"\nmetrics = ["chrf"]') == [
-        SnapshotState(dataset="qa", snapshot="2026w47", cases="12", batches="2 of 10", language="ko", pii="none")
+        SnapshotState(dataset="qa", snapshot="2026w47", cases="12", batches="2 of 10", language="ko")
     ]
 
 
