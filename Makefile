@@ -9,7 +9,7 @@ PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 2
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench simulate-gate simulate-alerts test-containers docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench drill simulate-gate simulate-alerts test-containers docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -49,6 +49,9 @@ phoenix: $(PHOENIX)/.setup ## start Phoenix on http://127.0.0.1:6006, for this m
 
 bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+drill: setup-dev ## kill each part of production in a backfill, print the table of docs/reliability.md
+	$(BIN)/python -m benchmarks.kill_drill
 
 simulate-gate: setup-dev ## measure how often the gate is wrong, print the tables of docs/verdicts.md
 	$(BIN)/python -m benchmarks.simulate_gate

@@ -102,8 +102,8 @@ class PostgresServer:
 
     def _give_away(self) -> None:
         owner = pwd.getpwnam("postgres")
-        for path in (self._folder, *list(self._folder.parents)[:3]):
-            if not path.stat().st_mode & 0o001:  # pytest's folders, three deep beside pytest-xdist, are root's alone
+        for path in (self._folder, *self._folder.parents):
+            if not path.stat().st_mode & 0o001:  # pytest's folders are root's alone
                 path.chmod(0o755)
         os.chown(self._folder, owner.pw_uid, owner.pw_gid)
 

@@ -161,7 +161,7 @@ def test_every_module_opens_with_what_it_is_for(module: str) -> None:
 @pytest.mark.parametrize("imported", ["evalvault_pipeline", "evalvault_pipeline.cli", "evalvault_pipeline.definitions"])
 def test_importing_loads_nothing_heavy(imported: str) -> None:
     """Every Dagster run and step imports the definitions again; ragas alone would cost it 5 CPU-seconds."""
-    heavy = sorted({*VENDORS, "langchain", "numpy"})
+    heavy = sorted({*VENDORS, "langchain", "numpy", "celery", "dagster_celery", "dagster_k8s", "kubernetes"})
     code = f"import sys, {imported}; print([name for name in {heavy} if name in sys.modules])"
     project = PACKAGE.parent
     found = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
