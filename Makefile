@@ -6,7 +6,7 @@ VENV ?= .venv
 PHOENIX ?= .venv-phoenix
 BIN := $(VENV)/bin
 PORT ?= 3000
-PYTEST := $(BIN)/python -m pytest -n 2
+PYTEST := $(BIN)/python -m pytest -n 4
 export EVALVAULT_PROFILE ?= offline
 
 .PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench drill simulate-gate simulate-alerts test-containers docs lock clean
