@@ -84,7 +84,7 @@ def test_what_cannot_be_computed_again_is_in_it(settings: Settings, tmp_path: Pa
         "results/scores.sqlite",
     }
     (store,) = made.manifest.of("score store")
-    assert store.rows == {"claims": 0, "judge_calls": 0, "scores": 3}
+    assert store.rows == {"claims": 0, "evalvault_schemas": 1, "judge_calls": 0, "scores": 3}
     assert {"evalvault-pipeline", "dagster", "python", "sqlite"} == set(made.manifest.versions)
 
 
