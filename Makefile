@@ -6,10 +6,10 @@ VENV ?= .venv
 PHOENIX ?= .venv-phoenix
 BIN := $(VENV)/bin
 PORT ?= 3000
-PYTEST := $(BIN)/python -m pytest -n 2
+PYTEST := $(BIN)/python -m pytest -n 4
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev setup-phoenix phoenix demo test check format dev bench simulate-gate simulate-alerts docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench drill simulate-gate simulate-alerts test-containers docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -31,13 +31,16 @@ check: setup-dev ## format, lint, types, tests, docs
 	$(BIN)/python docs/generate.py --check
 	$(PYTEST)
 
+audit: setup-dev ## what it is built from: locks, licences, bill of materials, known vulnerabilities
+	$(BIN)/python -m audit --phoenix $(PHOENIX) $(AUDIT)
+
 format: setup-dev ## format and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 dev: setup ## open the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job >data/dev.log 2>&1 || sed -n 's/^dagster.*Failure: //p' data/dev.log | sort -u
-	$(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
+	$(BIN)/evalvault webserver --daemon --port $(PORT)
 
 setup-phoenix: $(PHOENIX)/.setup ## make .venv-phoenix with a Phoenix server in it (700 MB), apart from ours
 
@@ -47,25 +50,32 @@ phoenix: $(PHOENIX)/.setup ## start Phoenix on http://127.0.0.1:6006, for this m
 bench: setup-dev ## measure speed and memory, print the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
+drill: setup-dev ## kill each part of production in a backfill, print the table of docs/reliability.md
+	$(BIN)/python -m benchmarks.kill_drill
+
 simulate-gate: setup-dev ## measure how often the gate is wrong, print the tables of docs/verdicts.md
 	$(BIN)/python -m benchmarks.simulate_gate
 
 simulate-alerts: setup-dev ## replay a year of weekly runs, print the tables of docs/alerts.md
 	$(BIN)/python -m benchmarks.simulate_alerts
 
+test-containers: setup-dev ## build the images and bring the compose stack up for real, as root on Debian (docs/deployment.md)
+	$(BIN)/python -m evalvault_pipeline_tests.containers
+
 docs: setup-dev ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
 
-lock: setup ## pin every dependency with its hash
+lock: setup ## pin every dependency with its hash; UPGRADE=--upgrade takes newer ones
 	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
-	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra dev pyproject.toml -o requirements-dev.lock
+	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra aws --extra vault --extra dev pyproject.toml -o requirements-dev.lock
+	printf 'hatchling>=1.27\nsetuptools>=80\nuv>=0.9\n' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-build.lock
 	echo 'arize-phoenix>=20,<21' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-phoenix.lock
 
-LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(UPGRADE)
 
 clean: ## remove what runs and builds have written
-	rm -rf $(VENV) $(PHOENIX) data/results data/.dagster data/.phoenix data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PHOENIX) build data/results data/.dagster data/.phoenix data/dev.log .tmp_dagster_home_* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }

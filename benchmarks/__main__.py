@@ -7,9 +7,9 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks import comparison, judges, large_dataset, partitions, phoenix
+from benchmarks import comparison, judges, large_dataset, partitions, phoenix, redaction
 
-TABLES = ("large", "partitions", "comparison", "judges", "phoenix")
+TABLES = ("large", "partitions", "comparison", "redaction", "judges", "phoenix")
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
         "large": lambda folder: large_dataset.run(folder, cases=options.cases),
         "partitions": lambda folder: partitions.run(folder, batches=options.batches),
         "comparison": lambda folder: comparison.run(folder, cases=options.cases),
+        "redaction": lambda folder: redaction.run(folder, cases=options.cases),
         "judges": lambda folder: judges.run(folder, full=options.full, save=options.json),
         "phoenix": lambda folder: phoenix.run(folder),
     }

@@ -20,11 +20,12 @@ import typer
 from evalvault_pipeline.cases.batches import BATCH_SIZES
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.cli import app
-from evalvault_pipeline.defs.instance_storage import VARIABLES
+from evalvault_pipeline.defs import executors
 from evalvault_pipeline.publishing.results_file import results_schema
 from evalvault_pipeline.publishing.verdict_file import verdict_schema
 from evalvault_pipeline.scoring.metrics import METRICS
-from evalvault_pipeline.settings import PROFILES, variables
+from evalvault_pipeline.secrets import SECRETS
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, variables
 
 DOCS = Path(__file__).resolve().parent
 PROJECT = DOCS.parent
@@ -122,14 +123,49 @@ def profiles() -> str:
 
 
 def settings() -> str:
-    return table(
-        ("variable", "default", "meaning"),
-        ((code(name), code(default), description) for name, (default, description) in variables().items()),
-    )
+    rows = [
+        (code(name), "[secret](secrets.md)" if one.secret else code(one.default), one.description)
+        for name, one in variables().items()
+    ]
+    return table(("variable", "default", "meaning"), rows)
+
+
+def secrets() -> str:
+    """Every secret, with the file that it is looked for in and the variable that names another."""
+    rows = [(code(name), code(f"{name}_FILE"), code(name.lower()), description) for name, description in SECRETS.items()]
+    return table(("secret", "variable that names a file", "file in the secrets folder", "what it is"), rows)
+
+
+EXAMPLE_HEAD = """\
+# Every variable, with its default. Copy what you change into .env.<name>, and choose the file with EVALVAULT_ENV=<name>,
+# or name any file with EVALVAULT_ENV_FILE. The process environment comes before it. Never call it .env: Dagster would let
+# that override the process environment (docs/configuration.md). Written by `make docs`.
+"""
+EXAMPLE_SECRETS = """
+# --- Secrets. They do not belong into a file of the project: docs/secrets.md. Each is also read from the file that
+# <NAME>_FILE names, from EVALVAULT_SECRETS_DIR, AWS Secrets Manager and HashiCorp Vault.
+"""
+EXAMPLE_DAGSTER = """
+# --- Dagster's storage. These are read from the process environment only.
+"""
+
+
+def env_example() -> str:
+    """`.env.example`: all switched off, so that the file as it stands changes nothing."""
+
+    def entry(name: str, default: str, description: str) -> str:
+        return f"\n# {description}\n# {name}={default}\n"
+
+    every = variables()
+    plain = [entry(name, one.default, one.description) for name, one in every.items() if not one.secret]
+    secret = [entry(name, "", one.description) for name, one in every.items() if one.secret]
+    dagster = [entry(name, "", description) for name, description in DAGSTER_VARIABLES.items()]
+    return "".join([EXAMPLE_HEAD, *plain, EXAMPLE_SECRETS, *secret, EXAMPLE_DAGSTER, *dagster])
 
 
 def dagster_settings() -> str:
-    return table(("variable", "meaning"), ((code(name), description) for name, description in VARIABLES.items()))
+    named = {**DAGSTER_VARIABLES, **executors.VARIABLES}
+    return table(("variable", "meaning"), ((code(name), description) for name, description in named.items()))
 
 
 def definitions() -> str:
@@ -188,6 +224,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "cli.md": {"commands": commands},
     "configuration.md": {"profiles": profiles, "settings": settings, "dagster_settings": dagster_settings},
     "datasets.md": {"batch_sizes": batch_sizes, "catalog_keys": catalog_keys},
+    "secrets.md": {"secrets": secrets},
     "metrics.md": {"metrics": metrics, "formulas": formulas, "llm_metrics": llm_metrics},
 }
 
@@ -206,7 +243,7 @@ def pages() -> dict[Path, str]:
     """File -> its text as it should be, for every file with a generated part."""
     schemas = {"results.schema.json": results_schema(), "verdict.schema.json": verdict_schema()}
     written = {DOCS / name: json.dumps(schema, ensure_ascii=False, indent=2) + "\n" for name, schema in schemas.items()}
-    return {**{DOCS / page: rendered(page) for page in PARTS}, **written}
+    return {**{DOCS / page: rendered(page) for page in PARTS}, **written, PROJECT / ".env.example": env_example()}
 
 
 def draw_report(target: Path) -> None:
@@ -248,10 +285,10 @@ def main() -> None:
     old = {file: text for file, text in pages().items() if not file.exists() or file.read_text(encoding="utf-8") != text}
     for file, text in old.items():
         if options.check:
-            print(f"docs/{file.name} is out of date: make docs", file=sys.stderr)
+            print(f"{file.relative_to(PROJECT)} is out of date: make docs", file=sys.stderr)
         else:
             file.write_text(text, encoding="utf-8", newline="\n")
-            print(f"docs/{file.name} written")
+            print(f"{file.relative_to(PROJECT)} written")
     if options.picture:
         draw_report(DOCS / "images" / "report.svg")
     sys.exit(1 if options.check and old else 0)

@@ -32,6 +32,7 @@ from evalvault_pipeline.publishing.webhook import post_json
 from evalvault_pipeline.reporting.comparison import Comparison, compare_runs
 from evalvault_pipeline.reporting.incidents import Cause, Kind, Notice
 from evalvault_pipeline.reporting.recorded import RecordedRun
+from evalvault_pipeline.secrets import is_set, required_secret
 from evalvault_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ CASES_TELL = {Cause.PASS_RATE, Cause.DROP, Cause.BUDGET}  # of what else is wron
 
 
 def channels_of(settings: Settings) -> list[str]:
-    """The channels that can be used."""
+    """The channels that can be used; their secrets are not read."""
     return [channel for channel, problem in _channels(settings) if not problem]
 
 
@@ -55,15 +56,15 @@ def channel_problems(settings: Settings) -> list[InvalidSetting]:
 def _channels(settings: Settings) -> list[tuple[str, str]]:
     """(channel, what it lacks) of those that are set up."""
     found = []
-    if settings.slack_bot_token:
+    if is_set("SLACK_BOT_TOKEN", settings):
         lacks = "" if settings.slack_channel else "SLACK_BOT_TOKEN is set, but SLACK_CHANNEL is not. Name the channel's id."
         found.append(("slack-bot", lacks))
-    elif settings.slack_webhook_url:
+    elif is_set("SLACK_WEBHOOK_URL", settings):
         found.append(("slack-webhook", ""))
-    if settings.smtp_url:
+    if is_set("SMTP_URL", settings):
         nobody = "SMTP_URL is set, but EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told."
         found.append(("email", "" if settings.alert_email_to else nobody))
-    if settings.alert_webhook_url:
+    if is_set("EVALVAULT_ALERT_WEBHOOK_URL", settings):
         found.append(("webhook", ""))
     return found
 
@@ -94,19 +95,16 @@ def send(message: Message, channel: str, settings: Settings, *, thread: str | No
     if channel not in channels_of(settings):
         raise InvalidSetting(f"The channel {channel} is not set up any more. Set it up again, or let its messages expire.")
     if channel == "slack-bot":
-        assert settings.slack_bot_token is not None, "the channel is set up"
         assert settings.slack_channel is not None, "the channel is set up"
-        return post_by_bot(settings.slack_bot_token, settings.slack_channel, message, thread=thread, api=settings.slack_api_url)
+        token = required_secret("SLACK_BOT_TOKEN", settings)
+        return post_by_bot(token, settings.slack_channel, message, thread=thread, api=settings.slack_api_url)
     if channel == "slack-webhook":
-        assert settings.slack_webhook_url is not None, "the channel is set up"
-        post_by_webhook(settings.slack_webhook_url, message)
+        post_by_webhook(required_secret("SLACK_WEBHOOK_URL", settings), message)
     elif channel == "email":
-        assert settings.smtp_url is not None, "the channel is set up"
         to = [address.strip() for address in (settings.alert_email_to or "").split(",") if address.strip()]
-        send_mail(settings.smtp_url, message, sender=settings.alert_email_from or to[0], to=to)
+        send_mail(required_secret("SMTP_URL", settings), message, sender=settings.alert_email_from or to[0], to=to)
     else:
-        assert settings.alert_webhook_url is not None, "the channel is set up"
-        post_json(settings.alert_webhook_url, message)
+        post_json(required_secret("EVALVAULT_ALERT_WEBHOOK_URL", settings), message)
     return None
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalvault_pipeline import __version__, cli_verdicts, cli_watching
+from evalvault_pipeline import __version__, cli_check_env, cli_operating, cli_verdicts, cli_watching
 from evalvault_pipeline.console import new_console
 from evalvault_pipeline.errors import PipelineError, UnknownSnapshot
-from evalvault_pipeline.logs import log_context
+from evalvault_pipeline.logs import log_context, redact_traceback, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,11 +40,14 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(help="The dataset catalog (data/catalog.toml).", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+cli_check_env.register(app)
 cli_verdicts.register(app)
 cli_watching.register(app)
+cli_operating.register(app)
 
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Tracker = Literal["phoenix", "none"]
+Pii = Literal["redact", "block", "off"]
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
 
 Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod, openai or gguf; over EVALVAULT_PROFILE.")]
@@ -70,6 +73,9 @@ def run(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows/--strict", help="Score the good rows and count the bad, or refuse the file.")
     ] = False,
+    pii: Annotated[
+        Pii | None, typer.Option("--pii", help="Personal data: redact, block or off; over the catalog and EVALVAULT_PII.")
+    ] = None,
     fresh: Annotated[str, typer.Option("--fresh", help="Score these metrics again, or `all`; the store is not asked.")] = "",
     budget: Annotated[
         str | None, typer.Option("--budget", help="Stop judging at so much: 5USD, 2Mtok; the rest stays unmeasured.")
@@ -117,7 +123,9 @@ def run(
     again = known if fresh.strip() == "all" else [name for name in fresh.split(",") if name]
     if dry_run:
         strict = not skip_bad_rows
-        estimated = estimate_file(file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget)
+        estimated = estimate_file(
+            file, settings=settings, spec=spec, metrics=wanted, strict=strict, fresh=again, budget=budget, pii=pii
+        )
         print_estimate(estimated, console, judge=settings.profile.judge)
         return
     run_id = run_id or uuid.uuid4().hex
@@ -138,6 +146,7 @@ def run(
             fresh=again,
             budget=budget,
             run_id=run_id,
+            pii=pii,
             tracer=tracer,
             progress=tell,
         ) as result,
@@ -285,6 +294,31 @@ def backfill(
 
 
 @app.command()
+def webserver(
+    host: Annotated[str, typer.Option("--host", help="Address that is bound; 0.0.0.0: every one. Needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 3000,
+    read_only: Annotated[bool, typer.Option("--read-only", help="For viewers: nothing can be launched or deleted.")] = False,
+    daemon: Annotated[
+        bool, typer.Option("--daemon", help="Run Dagster's daemon too: schedules, sensors, queued runs.")
+    ] = False,
+    workspace: Annotated[Path, typer.Option("--workspace", help="Which code location is shown.")] = Path("workspace.yaml"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log lines.")] = False,
+) -> None:
+    """Serve the Dagster UI behind EVALVAULT_API_KEY, until it is ended. Dagster's own webserver asks nobody for a key."""
+    from evalvault_pipeline.defs.webserver import serve_webserver
+
+    settings = _settings(None)
+    _log(settings, verbose=verbose)
+    console = new_console()
+
+    def started(url: str, key: bool) -> None:
+        who = "log in with EVALVAULT_API_KEY" if key else "no key is set: everybody on this machine may use it"
+        console.print(f"webserver: {url} ({who}{'; read-only' if read_only else ''})", soft_wrap=True)
+
+    serve_webserver(settings, host=host, port=port, workspace=workspace, read_only=read_only, daemon=daemon, started=started)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)
@@ -295,10 +329,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that lacks a character shows `?`
+    redact_traceback()
     try:
         app()
     except PipelineError as error:
-        print(f"evalvault: {error}", file=sys.stderr)
+        from evalvault_pipeline.cases.redaction import redacted
+
+        print(f"evalvault: {redacted(without_secrets(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -318,9 +355,8 @@ def _log(settings: Settings, *, verbose: bool) -> None:
     """Log as the settings say, without secrets and without what a person is known by."""
     from evalvault_pipeline.cases.redaction import redacted
     from evalvault_pipeline.errors import UnwritableFile
-    from evalvault_pipeline.logs import configure_logging, know_secrets
+    from evalvault_pipeline.logs import configure_logging
 
-    know_secrets(settings.secrets)
     try:
         configure_logging(verbose=verbose, redact=redacted, **settings.log_file_options)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The commands that watch production: `status`, `usage`, `alert`, `serve-metrics`. Thin, as cli.py is."""
+"""The commands that watch production, and `copy-store`: `status`, `usage`, `alert`, `serve-metrics`. Thin, as cli.py is."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(usage)
     app.command("serve-metrics")(serve_metrics)
+    app.command("copy-store")(copy_store)
     app.add_typer(alert_app, name="alert")
 
 
@@ -83,12 +84,13 @@ def serve_metrics(
     """Serve /metrics for Prometheus from the score store, until it is ended."""
     from evalvault_pipeline.cases.catalog import load_catalog
     from evalvault_pipeline.publishing.prometheus import serve
+    from evalvault_pipeline.secrets import Secret
 
     settings = _settings()
     load_catalog(settings.catalog)  # one that cannot be read is refused now, not at each scrape
     address, number = host or settings.metrics_host, port or settings.metrics_port
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    server = serve(settings.score_store_url, catalog=settings.catalog, host=address, port=number, api_key=key)
+    key = Secret(name="EVALVAULT_API_KEY", sources=settings)
+    server = serve(lambda: settings.score_store_url, catalog=settings.catalog, host=address, port=number, api_key=key)
     place = f"[{address}]" if ":" in address else address
     new_console().print(f"metrics: http://{place}:{number}/metrics", soft_wrap=True)
     try:
@@ -97,11 +99,27 @@ def serve_metrics(
         server.server_close()
 
 
+def copy_store(
+    source: Annotated[str, typer.Argument(help="The other store: an SQLite file, or a URL as EVALVAULT_STORE_URL takes it.")],
+) -> None:
+    """Copy another score store, with its runs and alert states, into the one that EVALVAULT_STORE_URL names.
+
+    What is there already stays. Do it while nothing is scored, or do it again afterwards: only what is missing is copied.
+    """
+    from evalvault_pipeline.publishing import store_copy
+    from evalvault_pipeline.scoring.database import shown_url
+
+    target = _settings().score_store_url
+    copied = store_copy.copy_store(store_copy.source_url(source), target)
+    lines = ", ".join(f"{count:,} {table}" for table, count in copied.items())
+    new_console().print(f"copied into {shown_url(target)}: {lines}", soft_wrap=True)
+
+
 @alert_app.command("test")
 def alert_test() -> None:
     """Send a sample message to every channel that is set up. Exit code 3 where one does not take it."""
     from evalvault_pipeline.alerting import channel_problems, channels_of, sample_message, send
-    from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting
+    from evalvault_pipeline.errors import InvalidSetting, PipelineError
 
     settings = _settings()
     channels, problems = channels_of(settings), channel_problems(settings)
@@ -110,19 +128,19 @@ def alert_test() -> None:
         raise InvalidSetting(
             "No alert channel is set up. Set SLACK_WEBHOOK_URL, SLACK_BOT_TOKEN, SMTP_URL or EVALVAULT_ALERT_WEBHOOK_URL."
         )
-    failed = False
+    failed = 0
     for channel in channels:
         try:
             send(sample_message(settings), channel, settings)
-        except ChannelUnavailable as error:
-            failed = True
+        except PipelineError as error:
+            failed = max(failed, error.exit_code)
             console.print(f"{channel}: {error}", soft_wrap=True)
         else:
             console.print(f"{channel}: sent", soft_wrap=True)
     if problems:
         raise InvalidSetting(" ".join(map(str, problems)))
     if failed:
-        raise typer.Exit(ChannelUnavailable.exit_code)
+        raise typer.Exit(failed)
 
 
 @alert_app.command("list")

@@ -7,11 +7,10 @@ import warnings
 from evalvault_pipeline.cases.catalog import load_catalog
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.defs.build import build_definitions
-from evalvault_pipeline.logs import configure_logging, know_secrets, redact_output
+from evalvault_pipeline.logs import configure_logging, redact_output
 from evalvault_pipeline.settings import load_settings
 
 _settings = load_settings()
-know_secrets(_settings.secrets)
 redact_output(redacted)
 try:
     configure_logging(file_only="evalvault_pipeline", redact=redacted, **_settings.log_file_options)

@@ -3,7 +3,8 @@
     PipelineError                   exit code 2: wrong usage, setting or data
     ├── MissingSetting              a setting that the profile cannot do without
     ├── InvalidSetting              a setting whose value cannot be used
-    │   └── JudgeMisconfigured      the judge answers, and refuses the key or does not know the model
+    │   ├── JudgeMisconfigured      the judge answers, and refuses the key or does not know the model
+    │   └── UnusableSecret          a source that is named for a secret does not give it
     ├── InvalidCatalog              data/catalog.toml says something that cannot be meant
     │   └── UnknownDataset
     ├── UnknownMetric
@@ -15,8 +16,11 @@
     ├── UnknownRun
     ├── NothingScored               a report is asked for where no batch is scored
     ├── UnwritableFile              an output that cannot be written
+    ├── BackupFailed                a backup that cannot be made, or not be restored where it is asked for
+    ├── UnusableBackup              a backup that is half, damaged, or made by a newer version
     └── ServiceUnavailable          exit code 3: something that we need does not answer
         ├── ScoreStoreUnavailable
+        ├── SecretUnavailable       AWS or Vault does not answer
         ├── JudgeUnavailable        what was scored until then is kept
         ├── PhoenixUnavailable      what was to be uploaded is kept
         └── ChannelUnavailable      what was to be told is kept, and tried again
@@ -66,6 +70,10 @@ class InvalidSetting(PipelineError):
 
 class JudgeMisconfigured(InvalidSetting):
     """The judge answers, and refuses what the settings say: the key, the model."""
+
+
+class UnusableSecret(InvalidSetting):
+    """A file, or AWS or Vault, is named for a secret and does not give it: missing, denied, empty, not text."""
 
 
 class InvalidCatalog(PipelineError):
@@ -144,6 +152,14 @@ class UnwritableFile(PipelineError):
     """An output file that cannot be written."""
 
 
+class BackupFailed(PipelineError):
+    """A backup that cannot be made, or not be restored where it is asked for; nothing was changed."""
+
+
+class UnusableBackup(PipelineError):
+    """A backup that is half, damaged, or made by a newer version; nothing of it was restored."""
+
+
 class ServiceUnavailable(PipelineError):
     """Something that we need does not answer."""
 
@@ -151,7 +167,13 @@ class ServiceUnavailable(PipelineError):
 
 
 class ScoreStoreUnavailable(ServiceUnavailable):
-    """The score store cannot be opened or written."""
+    """The score store cannot be opened or written. `passing`: its server may be back in a moment."""
+
+    passing = False
+
+
+class SecretUnavailable(ServiceUnavailable):
+    """AWS Secrets Manager or HashiCorp Vault does not answer."""
 
 
 class PhoenixUnavailable(ServiceUnavailable):

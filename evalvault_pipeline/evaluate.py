@@ -20,7 +20,8 @@ from typing import Any
 from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
-from evalvault_pipeline.cases.model import EvalCase, Snapshot
+from evalvault_pipeline.cases.model import EvalCase, PiiReport, Snapshot
+from evalvault_pipeline.cases.redaction import Policy
 from evalvault_pipeline.errors import InvalidSetting, NothingScored, UnreadableFile
 from evalvault_pipeline.logs import log_context
 from evalvault_pipeline.publishing.results_file import read_header
@@ -89,10 +90,13 @@ def judging_with(
 ) -> Judging | None:
     """The judge of the profile, asked for the identity of its models; None where no metric needs one, or there is none.
 
-    Raises JudgeUnavailable, InvalidSetting.
+    Raises JudgeUnavailable, InvalidSetting, MissingSetting.
     """
+    if all(metric.score for metric in plan.metrics):
+        return None
+    settings.require_judge()
     chosen = judge_spec(settings)
-    if chosen is None or all(metric.score for metric in plan.metrics):
+    if chosen is None:
         return None
     repeats = spec.judge_repeats if spec and spec.judge_repeats else settings.judge_repeats
     limit = budget or settings.budget
@@ -120,12 +124,14 @@ def estimate_file(
     strict: bool = True,
     fresh: Sequence[str] = (),
     budget: str | None = None,
+    pii: Policy | None = None,
 ) -> dict[str, tuple[int, int, Estimate]]:
     """Metric -> (scores to measure, scores in the store, what measuring takes) for the LLM metrics of a dataset file.
 
     No model is called. Raises as `evaluate_file` does.
     """
-    summary = inspect_dataset(path, strict=strict)
+    policy = pii_policy(settings, spec, pii)
+    summary = inspect_dataset(path, strict=strict, pii=policy)
     snapshot, size = describe_snapshot(summary, spec)
     wanted = list(metrics) or list(spec.metrics if spec else ())
     plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
@@ -133,8 +139,18 @@ def estimate_file(
     if judging is None:
         return {}
     with ScoreStore(settings.score_store_url) as store:
-        batches = split_into_batches(read_cases(path), snapshot=snapshot, batch_size=size)
+        batches = split_into_batches(read_cases(path, pii=policy), snapshot=snapshot, batch_size=size)
         return estimate_batches(batches, plan=plan, judging=judging, store=store)
+
+
+def pii_policy(settings: Settings, spec: DatasetSpec | None, asked: Policy | None = None) -> Policy:
+    """What becomes of personal data: as asked, else as the catalog says, else as the settings say for a file outside of it."""
+    return asked or (spec.pii if spec else settings.pii)
+
+
+def pii_warning(dataset: str, report: PiiReport) -> str | None:
+    """What a log must say of a dataset that is not behind the firewall."""
+    return f"{dataset}: pii is {report}; the judge, the store and every file of the run hold it" if report.open else None
 
 
 def worker_count(settings: Settings, case_count: int, *, parallel: bool = True) -> int:
@@ -158,21 +174,26 @@ def evaluate_file(
     fresh: Sequence[str] = (),
     budget: str | None = None,
     run_id: str | None = None,
+    pii: Policy | None = None,
     tracer: Tracer | None = None,
     progress: Callable[[Progress, int], None] | None = None,
 ) -> Iterator[RunReport]:
     """Check, score and summarize one dataset file; the report's results can be gone through while the context is open.
 
-    `metrics` empty means those of `spec`. `progress` is told (how far it is, all cases) after each batch and, with a judge,
-    as it goes. Raises UnreadableFile, MalformedCases (strict), UnknownMetric, ScoreStoreUnavailable, JudgeUnavailable.
+    `metrics` empty means those of `spec`, `pii` None its policy for personal data. `progress` is told (how far it is, all
+    cases) after each batch and, with a judge, as it goes. Raises UnreadableFile, MalformedCases (strict), UnknownMetric,
+    ScoreStoreUnavailable, JudgeUnavailable.
     """
     started = datetime.now(UTC)
     wanted = list(metrics) or list(spec.metrics if spec else ())
     metrics_by_name(wanted)  # a wrong name costs no reading of a large file
-    summary = inspect_dataset(path, strict=strict)
+    policy = pii_policy(settings, spec, pii)
+    summary = inspect_dataset(path, strict=strict, pii=policy)
     snapshot, size = describe_snapshot(summary, spec, batch_size=batch_size)
+    if warning := pii_warning(snapshot.dataset, snapshot.pii):
+        log.warning("%s", warning)
     plan = plan_scoring(wanted, settings=settings, snapshot=snapshot, spec=spec, threshold=threshold, fresh=fresh)
-    batches = split_into_batches(read_cases(path), snapshot=snapshot, batch_size=size)
+    batches = split_into_batches(read_cases(path, pii=policy), snapshot=snapshot, batch_size=size)
     judging = judging_with(settings, plan, spec=spec, budget=budget, tracer=tracer)
     workers = worker_count(settings, summary.case_count, parallel=parallel)
     total = snapshot.batch_count
@@ -246,6 +267,7 @@ def run_info(
         started_at=started_at,
         finished_at=datetime.now(UTC),
         skipped_rows=skipped_rows,
+        pii=snapshot.pii,
         batches=batches or snapshot.batch_keys,
         missing_batches=missing_batches,
     )

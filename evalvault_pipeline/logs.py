@@ -26,13 +26,14 @@ HIDDEN = "[SECRET]"
 _OURS = "_evalvault"
 SHORTEST_SECRET = 6  # a shorter value would blot out ordinary words
 
-_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|WEBHOOK_URL|SMTP_URL|STORE_URL")
+_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|WEBHOOK_URL|SMTP_URL)(_|$)")
+_PLACES = re.compile(r"_(FILE|DIR|PATH)$|^EVALVAULT_AWS_SECRET$")  # where a secret is, is none
 # ASCII: to Unicode, Hangul is a letter, and a key that stands at a particle would have no end. `*`: OpenAI quotes a key so.
 _PATTERNS = re.compile(
     r"\bsk-[A-Za-z0-9_*-]{8,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}|\bhooks\.slack\.com/\S+|\bAKIA[0-9A-Z]{16}\b"
     r"|\bgh[opsur]_[A-Za-z0-9]{10,}|\bgithub_pat_[A-Za-z0-9_]{10,}|\bAIza[A-Za-z0-9_-]{20,}"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+)?"
-    r"|(?<=://)[^\s/@:]*:[^\s@]+(?=@)",
+    r"|(?<=://)[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?=@)",
     re.ASCII,
 )
 _IS = r"""(?:['"]?\s*[:=]\s*b?['"]?|['"]\s*,\s*b?['"])"""  # between a header and its value: as sent, in a dict, in a pair
@@ -49,7 +50,7 @@ def know_secrets(values: Iterable[str]) -> None:
 
     Of a URL the password alone too; all of them also as they are where `%40` is read as `@`.
     """
-    named = [value for name, value in os.environ.items() if _NAMES.search(name)]
+    named = [value for name, value in os.environ.items() if _NAMES.search(name) and not _PLACES.search(name)]
     found = [part for value in (*values, *named) for part in (value, _password(value))]
     _known.update(value for part in found for value in (part, unquote(part)) if len(value) >= SHORTEST_SECRET)
 
@@ -102,7 +103,8 @@ def configure_logging(
         stream.setLevel(logging.INFO if verbose else logging.WARNING)
         handlers.append(stream)
     if file is not None:
-        handlers.append(_shared_file(file, max_mb, keep_days))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(_Late(lambda: _shared_file(file, max_mb, keep_days)))
     logger = logging.getLogger(file_only)
     for old in [one for one in logger.handlers if getattr(one, _OURS, False)]:
         logger.removeHandler(old)
@@ -118,6 +120,11 @@ def configure_logging(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     sys.excepthook = _hook(formatter.redact)
+
+
+def redact_traceback(redact: Callable[[str], str] = str) -> None:
+    """Hide secrets in what ends this process; then `redact` it."""
+    sys.excepthook = _hook(lambda text: redact(without_secrets(text)))
 
 
 def redact_output(redact: Callable[[str], str] = str) -> None:
@@ -144,7 +151,7 @@ def redact_output(redact: Callable[[str], str] = str) -> None:
     setattr(factory, _OURS, True)  # not twice
     logging.setLogRecordFactory(factory)
     sys.stdout, sys.stderr = _Redacted(sys.stdout, hidden), _Redacted(sys.stderr, hidden)
-    sys.excepthook = _hook(hidden)
+    redact_traceback(redact)
 
 
 class _Lines(logging.Formatter):
@@ -205,6 +212,26 @@ def _hook(redact: Callable[[str], str]) -> Callable[[type[BaseException], BaseEx
     return say
 
 
+class _Late(logging.Handler):
+    """A handler that is made for its first line: its package takes what else is installed with it, such as redis."""
+
+    def __init__(self, make: Callable[[], logging.Handler]) -> None:
+        super().__init__(logging.INFO)
+        self._make = make
+        self._made: logging.Handler | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._made is None:
+            self._made = self._make()
+            self._made.setFormatter(self.formatter)
+        self._made.emit(record)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+        super().close()
+
+
 def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
     from concurrent_log_handler import ConcurrentTimedRotatingFileHandler
 
@@ -217,8 +244,7 @@ def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
             days = {one: found[1] for one in file.parent.iterdir() if (found := rotated.fullmatch(one.name))}
             return [str(one) for one, day in days.items() if day < oldest.isoformat()]
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler: logging.Handler = DaysKept(
+    return DaysKept(
         filename=str(file),
         when="midnight",
         backupCount=1,  # not 0, with which it deletes nothing
@@ -227,5 +253,3 @@ def _shared_file(file: Path, max_mb: float, keep_days: int) -> logging.Handler:
         errors="backslashreplace",
         delay=True,
     )
-    handler.setLevel(logging.INFO)
-    return handler

@@ -1,9 +1,8 @@
 """What the environment says: one `Settings` object, and the profile that names the judge.
 
-Sources, the first that names a variable wins: process environment, then the file `.env.<EVALVAULT_ENV>` in the
-working directory, then the defaults below. A file called exactly `.env` is refused when it sets one of our variables:
-Dagster's commands load it *over* the process environment (docs/decisions/0002-env-files.md).
-What a dataset is, stands in `data/catalog.toml` (cases/catalog.py), not here.
+Sources, the first that names a variable wins: process environment, then the settings file (`environment.py`), then the
+defaults below. What is secret is not held here: `secrets.py` reads it where it is used. What a dataset is, stands in
+`data/catalog.toml` (cases/catalog.py).
 """
 
 from __future__ import annotations
@@ -11,19 +10,28 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from io import StringIO
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from evalvault_pipeline.environment import Url, read_into, refuse_plain_file, settings_file, wrong_values
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
+from evalvault_pipeline.logs import know_secrets
+from evalvault_pipeline.secrets import SECRETS, SecretSources, is_set, read_secret
 
 ProfileName = Literal["offline", "dev", "prod", "openai", "gguf"]
+
+
+DAGSTER_VARIABLES = {
+    "DAGSTER_PG_HOST": "Host of Dagster's Postgres; without it Dagster keeps its runs in SQLite.",
+    "DAGSTER_PG_PORT": "Its port; default 5432.",
+    "DAGSTER_PG_USER": "Its user; its password is the secret `DAGSTER_PG_PASSWORD`.",
+    "DAGSTER_PG_DB": "Its database; default dagster.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,7 @@ class Profile:
     @property
     def judge(self) -> str:
         """The judge as it is named in reports: `provider/model`, or `none`."""
-        return f"{self.provider}/{self.model}" if self.provider else "none"
+        return f"{self.provider}/{self.model or 'unset'}" if self.provider else "none"
 
     @property
     def no_judge(self) -> str:
@@ -79,27 +87,22 @@ def _budget(text: str) -> str:
     return text.strip()
 
 
-def _key(key: SecretStr) -> SecretStr:
-    """Without the line end that a mounted file brings; the rest must fit into an HTTP header."""
-    text = key.get_secret_value().strip()
-    if not text.isascii() or not text.isprintable():
-        raise ValueError("it holds characters that no key has, such as a line end in its middle")
-    return SecretStr(text)
-
-
-def _with_scheme(url: str) -> str:
-    """An address of a server. Its text is never repeated: it may hold a password."""
-    url = url.strip()
-    url = (url if re.match(r"https?:|.*://", url, re.IGNORECASE) else f"http://{url}").rstrip("/")
+def _host_names(text: str) -> str:
+    names = [name.strip().lower() for name in text.split(",")]
     try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        fine = fine and not parts.query and not parts.fragment
-    except ValueError:  # a port that is no number, a bracket that is not closed
-        fine = False
-    if not fine:
-        raise ValueError("it is no address of a server; write http://host:port or https://host")
-    return url
+        bare = [str(ip_address(name.strip("[]"))) if ":" in name else name for name in names]
+    except ValueError:  # a port, or a scheme
+        bare = [""]
+    if not all(re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", name) for name in bare):
+        raise ValueError("write names of this server without scheme and port, separated by commas, such as eval.example")
+    return ",".join(bare)
+
+
+def _networks(text: str) -> str:
+    try:
+        return ",".join(str(ip_network(part.strip())) for part in text.split(","))
+    except ValueError:
+        raise ValueError("write addresses or networks of proxies, separated by commas, such as 10.0.0.2,10.1.0.0/24") from None
 
 
 def _native(url: str) -> str:
@@ -112,36 +115,31 @@ def _without_traces(url: str) -> str:
     return url.removesuffix("/v1/traces").rstrip("/")
 
 
-Url = Annotated[str, AfterValidator(_with_scheme)]
-Secret = Annotated[SecretStr, AfterValidator(_key)]
 Hours = Annotated[float, Field(gt=0.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
 BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>USD|tok|ktok|Mtok)", re.IGNORECASE)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Settings(BaseSettings):
-    """Every setting, with the environment variable that sets it; `docs/configuration.md` lists them all."""
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, case_sensitive=True, hide_input_in_errors=True
-    )
+class Settings(SecretSources):
+    """Every setting that is no secret, with the environment variable that sets it; `docs/configuration.md` lists them all."""
 
     profile_name: ProfileName = Field(
         "offline", validation_alias="EVALVAULT_PROFILE", description="Which judge scores: offline, dev, prod, openai or gguf."
     )
     environment: str | None = Field(
-        None, validation_alias="EVALVAULT_ENV", description="Reads `.env.<name>` from the working directory."
+        None,
+        validation_alias="EVALVAULT_ENV",
+        description="Reads `.env.<name>` of the working directory; set in the process itself.",
+    )
+    env_file: Path | None = Field(
+        None,
+        validation_alias="EVALVAULT_ENV_FILE",
+        description="Reads this file instead of `.env.<name>`; set in the process itself.",
     )
     catalog: Path = Field(Path("data/catalog.toml"), validation_alias="EVALVAULT_CATALOG", description="The dataset catalog.")
     results_dir: Path = Field(
         Path("data/results"), validation_alias="EVALVAULT_RESULTS_DIR", description="Where runs write reports and tables."
-    )
-    store_url: str | None = Field(
-        None,
-        validation_alias="EVALVAULT_STORE_URL",
-        repr=False,  # it may hold a password
-        description="Score store as an SQLAlchemy URL (SQLite or Postgres); default: scores.sqlite in the results folder.",
     )
     min_pass_rate: Share = Field(
         0.8,
@@ -177,11 +175,20 @@ class Settings(BaseSettings):
     timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
         "Asia/Seoul", validation_alias="EVALVAULT_TIMEZONE", description="Time zone of the schedules."
     )
-    executor: Literal["in_process", "multiprocess"] = Field(
-        "in_process", validation_alias="EVALVAULT_EXECUTOR", description="How Dagster runs the steps of one run."
+    pii: Literal["redact", "block", "off"] = Field(
+        "redact",
+        validation_alias="EVALVAULT_PII",
+        description="Personal data in a file outside the catalog: redact, block or off; a dataset's `pii` is in the catalog.",
     )
-    openai_api_key: Secret | None = Field(
-        None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or of a compatible server."
+    executor: Literal["in_process", "multiprocess", "celery", "k8s"] = Field(
+        "in_process",
+        validation_alias="EVALVAULT_EXECUTOR",
+        description="How Dagster runs the steps of one run: in_process, multiprocess, celery or k8s.",
+    )
+    run_retries: Annotated[int, Field(ge=0, le=20)] = Field(
+        0,
+        validation_alias="EVALVAULT_RUN_RETRIES",
+        description="How often Dagster tries an evaluation again whose worker died, or whose judge or store is away.",
     )
     openai_base_url: Url | None = Field(
         None, validation_alias="OPENAI_BASE_URL", description="A server that speaks OpenAI's API."
@@ -255,9 +262,6 @@ class Settings(BaseSettings):
     phoenix_project: str = Field(
         "evalvault", validation_alias="PHOENIX_PROJECT_NAME", description="Phoenix's project for the traces of judge calls."
     )
-    phoenix_api_token: Secret | None = Field(
-        None, validation_alias="PHOENIX_API_TOKEN", description="Key of a Phoenix server with authentication."
-    )
 
     alert_pass_rate: Share = Field(
         0.8,
@@ -275,31 +279,17 @@ class Settings(BaseSettings):
     alert_language: Literal["auto", "en", "ko"] = Field(
         "auto", validation_alias="EVALVAULT_ALERT_LANGUAGE", description="Language of alerts; auto: that of the dataset."
     )
-    slack_webhook_url: Secret | None = Field(
-        None, validation_alias="SLACK_WEBHOOK_URL", description="Slack's incoming webhook for alerts; it has no threads."
-    )
-    slack_bot_token: Secret | None = Field(
-        None, validation_alias="SLACK_BOT_TOKEN", description="Slack bot token (`chat:write`): a thread for each incident."
-    )
     slack_channel: str | None = Field(
         None, validation_alias="SLACK_CHANNEL", description="Channel id that the bot writes to, such as C0123456789."
     )
     slack_api_url: Url | None = Field(
         None, validation_alias="SLACK_API_URL", description="Slack's Web API behind a proxy of your own."
     )
-    smtp_url: Secret | None = Field(
-        None,
-        validation_alias="SMTP_URL",
-        description="Mail server for alerts, `smtp://user:password@host:587` (STARTTLS) or `smtps://host`.",
-    )
     alert_email_from: str | None = Field(
         None, validation_alias="EVALVAULT_ALERT_EMAIL_FROM", description="Sender of alert mails."
     )
     alert_email_to: str | None = Field(
         None, validation_alias="EVALVAULT_ALERT_EMAIL_TO", description="Receivers of alert mails, separated by commas."
-    )
-    alert_webhook_url: Secret | None = Field(
-        None, validation_alias="EVALVAULT_ALERT_WEBHOOK_URL", description="An address that every alert is posted to as JSON."
     )
     dagster_url: Url | None = Field(
         None, validation_alias="EVALVAULT_DAGSTER_URL", description="Dagster's web address, for links in alerts."
@@ -310,7 +300,12 @@ class Settings(BaseSettings):
         description="Where the results folder is served, for links to report.html; without it alerts name the file.",
     )
     backups_dir: Path | None = Field(
-        None, validation_alias="EVALVAULT_BACKUPS_DIR", description="Folder of backups; its newest file is watched."
+        None, validation_alias="EVALVAULT_BACKUPS_DIR", description="Folder of backups; the newest one is watched."
+    )
+    backup_keep: Annotated[int, Field(ge=1)] = Field(
+        7,
+        validation_alias="EVALVAULT_BACKUP_KEEP",
+        description="Backups that are kept: so many of the newest, and the last one of each of so many weeks.",
     )
     backup_max_hours: Hours = Field(
         26.0, validation_alias="EVALVAULT_BACKUP_MAX_HOURS", description="Age of the newest backup after which it is overdue."
@@ -321,10 +316,18 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         9464, validation_alias="EVALVAULT_METRICS_PORT", description="Port of `evalvault serve-metrics`."
     )
-    api_key: Secret | None = Field(
+    web_hosts: Annotated[str, AfterValidator(_host_names)] | None = Field(
         None,
-        validation_alias="EVALVAULT_API_KEY",
-        description="Key that scrapers send as `X-API-Key`; without it only this machine is served.",
+        validation_alias="EVALVAULT_WEB_HOSTS",
+        description="Names under which browsers reach `evalvault webserver`, separated by commas, such as `eval.example`.",
+    )
+    web_proxies: Annotated[str, AfterValidator(_networks)] | None = Field(
+        None,
+        validation_alias="EVALVAULT_WEB_PROXIES",
+        description="Addresses of reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.",
+    )
+    web_session_hours: Hours = Field(
+        12.0, validation_alias="EVALVAULT_WEB_SESSION_HOURS", description="Hours after which a browser must log in again."
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="EVALVAULT_LOG_FORMAT", description="Log lines as text, or as one JSON object a line."
@@ -367,67 +370,106 @@ class Settings(BaseSettings):
         return {"file": self.logs, "max_mb": self.log_max_mb, "keep_days": self.log_keep_days, "form": self.log_format}
 
     @property
-    def secrets(self) -> list[str]:
-        """The values that must not be shown anywhere."""
-        held = [value for name in type(self).model_fields if isinstance(value := getattr(self, name), SecretStr)]
-        password = urlsplit(self.store_url or "").password
-        return [*(secret.get_secret_value() for secret in held), *([password] if password else [])]
+    def default_store_url(self) -> str:
+        return f"sqlite:///{self.results_dir / 'scores.sqlite'}"
 
     @property
     def score_store_url(self) -> str:
-        return self.store_url or f"sqlite:///{self.results_dir / 'scores.sqlite'}"
+        """Read when it is asked for: it may hold a password. Raises InvalidSetting where it is `dagster`, and there is none."""
+        chosen = read_secret("EVALVAULT_STORE_URL", self)
+        text = chosen.get_secret_value() if chosen else self.default_store_url
+        return _dagster_postgres_url(self) if text == "dagster" else text
+
+    @property
+    def api_key(self) -> SecretStr | None:
+        """What others must send to our servers, read when it is asked for."""
+        return read_secret("EVALVAULT_API_KEY", self)
+
+    def require_judge(self) -> None:
+        """Raises MissingSetting where the profile's judge lacks something, as far as can be told without asking a service."""
+        names = {str(field.validation_alias): name for name, field in type(self).model_fields.items()}
+        for variable in self.profile.required:
+            there = is_set(variable, self) if variable in SECRETS else getattr(self, names[variable]) is not None
+            if not there:
+                raise MissingSetting(variable, profile=self.profile.name)
 
 
-def variables() -> dict[str, tuple[str, str]]:
-    """Environment variable -> (default as text, description), in the order of declaration."""
-    return {
-        str(field.validation_alias): ("" if field.default is None else str(field.default), field.description or "")
-        for field in Settings.model_fields.values()
-    }
+def _dagster_postgres_url(sources: SecretSources) -> str:
+    database = dagster_postgres(sources)
+    if database is None:
+        raise InvalidSetting("EVALVAULT_STORE_URL is `dagster`, but DAGSTER_PG_HOST is not set. Set it, or write a URL.")
+    who = f"{quote(database['username'], safe='')}:{quote(database['password'], safe='')}"
+    return f"postgresql+psycopg2://{who}@{database['hostname']}:{database['port']}/{quote(database['db_name'], safe='')}"
+
+
+class Variable(NamedTuple):
+    """An environment variable that we read. `default` is text, "" for none."""
+
+    default: str
+    description: str
+    secret: bool = False
+
+
+def variables() -> dict[str, Variable]:
+    """Every environment variable that we read by its name: settings, secrets, and where secrets are looked for."""
+    inherited = SecretSources.model_fields
+    fields = [*(field for name, field in Settings.model_fields.items() if name not in inherited), *inherited.values()]
+    found = {str(field.validation_alias): Variable(as_text(field.default), field.description or "") for field in fields}
+    return found | {name: Variable("", description, secret=True) for name, description in SECRETS.items()}
+
+
+def our_names() -> set[str]:
+    """Every name of an environment variable that means something to us."""
+    return {*variables(), *DAGSTER_VARIABLES, *(f"{name}_FILE" for name in SECRETS)}
+
+
+def as_text(value: Any) -> str:
+    """A setting's value as it is written into the environment; "" for none."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def load_settings(directory: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings; `overrides` (by variable name) beat every other source, as a command-line option does.
 
-    Raises MissingSetting or InvalidSetting, each one sentence with the remedy.
+    Raises InvalidSetting, one sentence with the remedy.
     """
-    folder = directory or Path.cwd()
-    _refuse_plain_env_file(folder)
-    environment = os.environ.get("EVALVAULT_ENV") or None
-    env_file = folder / f".env.{environment}" if environment else None
-    if env_file is not None and not env_file.is_file():
-        raise InvalidSetting(
-            f"EVALVAULT_ENV is `{environment}`, but there is no file {env_file}. Create it, or unset EVALVAULT_ENV."
-        )
+    refuse_plain_file(directory, our_names())
+    file = settings_file(directory)
+    given = {name: str(overrides.pop(name)) for name in SECRETS if name in overrides}
     try:
-        settings = Settings(_env_file=env_file, _env_file_encoding="utf-8-sig", **overrides)
-    except UnicodeDecodeError:
-        raise InvalidSetting(f"{env_file} is not UTF-8. Save it as UTF-8.") from None
+        settings = read_into(Settings, file, **overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise InvalidSetting(
-            f"The value of `{name}` cannot be used: {first['msg'].removeprefix('Value error, ')}. See docs/configuration.md."
-        ) from None
-    for variable in settings.profile.required:
-        if not _is_set(settings, variable):
-            raise MissingSetting(variable, profile=settings.profile.name)
+        raise InvalidSetting(next(iter(wrong_values(error).values()))) from None
+    settings.with_places(file, given)
+    know_secrets(_passwords(settings))
     return settings
 
 
-def _is_set(settings: Settings, variable: str) -> bool:
-    names = {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
-    return getattr(settings, names[variable]) is not None
+def dagster_postgres(sources: SecretSources | None = None) -> dict[str, Any] | None:
+    """How Dagster's Postgres is reached, None where Dagster keeps its runs in SQLite. Raises InvalidSetting."""
+    host = os.environ.get("DAGSTER_PG_HOST")
+    if not host:
+        return None
+    user, password = os.environ.get("DAGSTER_PG_USER"), read_secret("DAGSTER_PG_PASSWORD", sources)
+    missing = [name for name, value in (("DAGSTER_PG_USER", user), ("DAGSTER_PG_PASSWORD", password)) if not value]
+    if missing or password is None:
+        raise InvalidSetting(f"DAGSTER_PG_HOST is set, but {', '.join(missing)} is not. Set both.")
+    port = os.environ.get("DAGSTER_PG_PORT") or "5432"
+    if not port.isdigit():
+        raise InvalidSetting(f"DAGSTER_PG_PORT is `{port}`. Write a number, such as 5432.")
+    return {
+        "hostname": host,
+        "port": int(port),
+        "username": user,
+        "password": password.get_secret_value(),
+        "db_name": os.environ.get("DAGSTER_PG_DB") or "dagster",
+    }
 
 
-def _refuse_plain_env_file(folder: Path) -> None:
-    file = folder / ".env"
-    if not file.is_file():
-        return
-    text = file.read_text(encoding="utf-8-sig", errors="replace")  # most such files are not ours
-    ours = sorted(set(dotenv_values(stream=StringIO(text), interpolate=False)) & set(variables()))
-    if ours:
-        raise InvalidSetting(
-            f"{file} sets {', '.join(ours)}, and Dagster's commands would let it override the process environment. "
-            f"Rename it to .env.<name> and choose it with EVALVAULT_ENV=<name>."
-        )
+def _passwords(settings: Settings) -> list[str]:
+    """In the addresses of servers, where some people keep them."""
+    addresses = (value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), str))
+    found = [urlsplit(address).password or "" for address in addresses if address.startswith(("http://", "https://"))]
+    return [*found, *map(unquote, found)]

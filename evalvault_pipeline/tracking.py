@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from evalvault_pipeline.errors import PhoenixUnavailable, PipelineError
+from evalvault_pipeline.errors import PhoenixUnavailable, PipelineError, SecretUnavailable
 from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess, PhoenixServer
 from evalvault_pipeline.publishing.phoenix_upload import (
@@ -19,6 +19,7 @@ from evalvault_pipeline.publishing.phoenix_upload import (
 )
 from evalvault_pipeline.publishing.tracing import JudgeTracer
 from evalvault_pipeline.reporting.report import RunReport
+from evalvault_pipeline.secrets import Secret
 from evalvault_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def phoenix_access(settings: Settings) -> PhoenixAccess:
     """Where Phoenix is, by the settings."""
     return PhoenixAccess(
         endpoint=settings.phoenix_endpoint,
-        token=settings.phoenix_api_token,
+        token=Secret(name="PHOENIX_API_TOKEN", sources=settings),
         sample_rate=settings.phoenix_sample_rate,
         project=settings.phoenix_project,
     )
@@ -42,6 +43,9 @@ def judge_tracer(access: PhoenixAccess, *, run_id: str, dataset: str) -> JudgeTr
     try:
         with PhoenixServer(access):
             return JudgeTracer(access, run_id=run_id, dataset=dataset) if access.sample_rate else None
+    except SecretUnavailable as error:
+        log.warning("judge calls are not traced: %s", error)
+        return None
     except PhoenixUnavailable:
         log.warning("Phoenix at %s does not answer: judge calls are not traced", access.shown)
         return None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from evalvault_pipeline import secrets
 from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.secrets import SECRETS, Secret, SecretSources
 from evalvault_pipeline.settings import Settings, load_settings, variables
 from evalvault_pipeline_tests.results_files import write_results
+
+if TYPE_CHECKING:
+    from evalvault_pipeline_tests.postgres_server import PostgresServer
 
 PROJECT = Path(__file__).resolve().parent.parent
 ORIGINAL_DATA = Path(os.environ.get("EVALVAULT_ORIGINAL_DATA") or PROJECT.parent / "shared" / "data" / "evalvault")
@@ -25,8 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
-    for name in [*variables(), "DAGSTER_HOME", "DAGSTER_PG_HOST"]:
+    dagsters = [name for name in os.environ if name.startswith("DAGSTER_")]
+    for name in [*variables(), *(f"{secret}_FILE" for secret in SECRETS), *dagsters]:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(secrets, "SECRETS_DIR", Path("/nonexistent"))
+    monkeypatch.setattr(secrets, "_answers", {})
+
+
+def a_secret(value: str, name: str = "OPENAI_API_KEY") -> Secret:
+    """A secret with this value, wherever it is read."""
+    sources = SecretSources()
+    sources.with_places(None, {name: value})
+    return Secret(name=name, sources=sources)
 
 
 @pytest.fixture
@@ -35,6 +50,15 @@ def original_data() -> Path:
     if not ORIGINAL_DATA.is_dir():
         pytest.skip(f"the original tool's datasets are not at {ORIGINAL_DATA}; name their folder in EVALVAULT_ORIGINAL_DATA")
     return ORIGINAL_DATA
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One server for all tests; each makes a database of its own."""
+    from evalvault_pipeline_tests.postgres_server import PostgresServer
+
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 @pytest.fixture

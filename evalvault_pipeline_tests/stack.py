@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,24 @@ class UserProject:
         return found
 
 
-class DagsterDev:
-    """`dagster dev` over a project: webserver, daemon and code server."""
+class Services:
+    """A command that serves Dagster's UI over a project on loopback."""
 
-    def __init__(self, project: UserProject) -> None:
+    def __init__(self, project: UserProject, *command: str, log: str, key: str | None = None) -> None:
         self.project = project
-        self.log = project.folder / "dagster-dev.log"
+        self.log = project.folder / log
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._process = project.start("dagster", "dev", "-h", "127.0.0.1", "-p", str(self.port), log=self.log)
+        self._headers = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
+        environment = {"EVALVAULT_API_KEY": key} if key else {}
+        self._process = project.start(*command, str(self.port), log=self.log, **environment)
+
+    def wait_until_ready(self) -> None:
         wait_for(lambda: self._answers(), seconds=120, what=lambda: self.log.read_text(errors="replace")[-3000:])
 
     def query(self, text: str, **variables: Any) -> Any:
         body = json.dumps({"query": text, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{self.url}/graphql", body, self._headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             found = json.loads(answer.read())
         assert "errors" not in found, found
@@ -116,8 +121,11 @@ class DagsterDev:
         """Wait for what was killed."""
         self._process.wait()
 
-    def stop(self) -> None:
+    def tell_to_end(self) -> None:
         self._process.terminate()
+
+    def stop(self) -> None:
+        self.tell_to_end()
         try:
             self._process.wait(timeout=40)
         except subprocess.TimeoutExpired:
@@ -126,12 +134,25 @@ class DagsterDev:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/server_info", timeout=5):
-                pass
             location = self.query("{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }")
         except OSError:
             return False
         return all(entry["loadStatus"] == "LOADED" for entry in location["workspaceOrError"]["locationEntries"])
+
+
+class DagsterDev(Services):
+    """What `make dev` starts: webserver, daemon and their code servers."""
+
+    def __init__(self, project: UserProject) -> None:
+        super().__init__(project, "evalvault", "webserver", "--daemon", "--port", log="dagster-dev.log")
+        self.wait_until_ready()
+
+
+class Webserver(Services):
+    """`evalvault webserver`, which is not ready yet."""
+
+    def __init__(self, project: UserProject, key: str, *options: str) -> None:
+        super().__init__(project, "evalvault", "webserver", *options, "--port", log=f"webserver{''.join(options)}.log", key=key)
 
 
 def wait_for(true: Callable[[], Any], *, seconds: float, what: Callable[[], str] = lambda: "") -> Any:
@@ -142,6 +163,16 @@ def wait_for(true: Callable[[], Any], *, seconds: float, what: Callable[[], str]
             return found
         time.sleep(0.5)
     raise AssertionError(f"not true within {seconds} s\n{what()}")
+
+
+def children_of(parent: int) -> list[int]:
+    """Process ids of the children of a process."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def free_port() -> int:

@@ -90,6 +90,11 @@ def test_an_llm_metric_without_a_judge_is_unmeasured_and_the_way_out_is_named(pr
     assert results["avg_faithfulness"] is None
 
 
+def test_a_run_without_llm_metrics_needs_no_key_of_its_profile(project: UserProject) -> None:
+    command = "run data/datasets/insurance_qa_en/2026w47.jsonl -m exact_match --profile openai"
+    assert "profile openai" in project.run("evalvault", *command.split()).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -99,7 +104,7 @@ def test_an_llm_metric_without_a_judge_is_unmeasured_and_the_way_out_is_named(pr
         ("backfill insurance", "evalvault: The catalog declares no dataset `insurance`. Did you mean `insurance_qa`?"),
         ("backfill insurance_qa --from 2026w4", "evalvault: Dataset `insurance_qa` has no snapshot `2026w4`."),
         (
-            "run workspace.yaml -m chrf --profile openai",
+            "run data/datasets/insurance_qa_en/2026w47.jsonl -m faithfulness --profile openai",
             "evalvault: `OPENAI_API_KEY` is not set, and profile `openai` needs it.",
         ),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,7 @@ from evalvault_pipeline.cases.catalog import load_catalog
 from evalvault_pipeline.defs.build import build_definitions
 from evalvault_pipeline.settings import Settings
 from evalvault_pipeline_tests.conftest import PROJECT
+from evalvault_pipeline_tests.stack import UserProject
 
 LISTING = Path(__file__).with_name("definitions.txt")
 
@@ -42,6 +44,27 @@ def test_what_dagster_shows_is_what_the_listing_says(settings: Settings) -> None
     """After a change that is meant: write the new listing into definitions.txt, and read the diff."""
     definitions = build_definitions(settings, load_catalog(PROJECT / "data" / "catalog.toml"))
     assert listing(definitions) == LISTING.read_text(encoding="utf-8")
+
+
+def test_dagster_loads_the_settings_that_the_commands_load_and_no_secret(tmp_path: Path) -> None:
+    """The process environment, then the settings file; a secret that no source has is missed when it is used."""
+    user = UserProject(tmp_path / "project", EVALVAULT_ENV="production", EVALVAULT_JUDGE_MODEL="another")
+    shutil.copy(PROJECT / ".env.production", user.folder)
+    code = (
+        "from evalvault_pipeline.definitions import defs; found = defs.resources; "
+        "print(found['judge'].judge, found['phoenix'].endpoint, found['phoenix'].enabled, found['score_store'].default_url)"
+    )
+    missing = {"EVALVAULT_STORE_URL_FILE": "/nowhere", "PHOENIX_API_TOKEN_FILE": "/nowhere"}
+    told = user.run("python", "-c", code, **missing).stdout
+    assert told == "ollama/another http://phoenix-prod:6006 True sqlite:///data/results/scores.sqlite\n"
+
+
+def test_dagster_refuses_a_plain_env_file_which_it_would_put_over_the_environment(tmp_path: Path) -> None:
+    user = UserProject(tmp_path / "project", EVALVAULT_PROFILE="offline")
+    (user.folder / ".env").write_text("EVALVAULT_PROFILE=prod\n")
+    job = ("dagster", "job", "execute", "-m", "evalvault_pipeline.definitions", "-j", "register_snapshots_job")
+    done = user.run(*job, check=False)
+    assert done.returncode == 1 and "Rename it to .env.<name>" in done.stderr
 
 
 def test_an_empty_catalog_loads(tmp_path: Path, settings: Settings) -> None:

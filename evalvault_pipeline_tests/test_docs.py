@@ -20,7 +20,6 @@ from evalvault_pipeline.cases.loading import READERS, inspect_dataset, read_case
 from evalvault_pipeline.cases.model import SCORED_METADATA
 from evalvault_pipeline.cases.rows import ALIASES
 from evalvault_pipeline.cases.text_files import MAX_CASE_CHARS
-from evalvault_pipeline.defs.instance_storage import VARIABLES
 from evalvault_pipeline.errors import MalformedCases, PipelineError
 from evalvault_pipeline.publishing import results_file
 from evalvault_pipeline.reporting.catalog_check import check_catalog
@@ -28,7 +27,7 @@ from evalvault_pipeline.reporting.gate import Outcome
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.model import Reason
 from evalvault_pipeline.scoring.store import scores
-from evalvault_pipeline.settings import PROFILES, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, variables
 from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.stack import BIN, UserProject
 
@@ -70,7 +69,7 @@ def in_code(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["architecture.md", "cli.md", "configuration.md", "datasets.md", "metrics.md", "results.schema.json"]
+    "name", ["architecture.md", "cli.md", "configuration.md", "datasets.md", "metrics.md", "secrets.md", "results.schema.json"]
 )
 def test_the_generated_parts_are_what_the_code_says(name: str) -> None:
     """After a change that is meant: make docs, and read the diff."""
@@ -120,7 +119,7 @@ def _subclasses(error: type[PipelineError]) -> set[type[PipelineError]]:
 
 
 def test_every_setting_and_profile_is_documented() -> None:
-    assert {*variables(), *VARIABLES, *PROFILES} <= in_code(page("configuration.md"))
+    assert {*variables(), *DAGSTER_VARIABLES, *PROFILES} <= in_code(page("configuration.md"))
 
 
 def test_every_metric_has_its_row_its_formula_and_its_limits() -> None:

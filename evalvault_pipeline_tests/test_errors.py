@@ -19,6 +19,7 @@ from evalvault_pipeline.errors import (
     PhoenixUnavailable,
     PipelineError,
     ScoreStoreUnavailable,
+    SecretUnavailable,
     ServiceUnavailable,
     UnknownCase,
     UnknownDataset,
@@ -38,6 +39,7 @@ def test_every_error_is_a_pipeline_error_and_only_a_dead_service_exits_with_3():
         JudgeUnavailable,
         PhoenixUnavailable,
         ChannelUnavailable,
+        SecretUnavailable,
     }
     assert {cls.exit_code for cls in raised} == {2, 3}
 

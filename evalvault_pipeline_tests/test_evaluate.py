@@ -12,9 +12,9 @@ import pytest
 
 from evalvault_pipeline import evaluate
 from evalvault_pipeline.cases.catalog import DatasetSpec
-from evalvault_pipeline.cases.model import EvalCase, Snapshot
+from evalvault_pipeline.cases.model import EvalCase, PiiReport, Snapshot
 from evalvault_pipeline.errors import InvalidSetting, MalformedCases, UnknownMetric, UnreadableFile
-from evalvault_pipeline.evaluate import Spool, evaluate_file, plan_scoring, worker_count
+from evalvault_pipeline.evaluate import Spool, evaluate_file, pii_policy, plan_scoring, worker_count
 from evalvault_pipeline.scoring.engine import PARALLEL_FROM
 from evalvault_pipeline.scoring.judging import Progress
 from evalvault_pipeline.scoring.metrics import METRICS
@@ -146,6 +146,58 @@ def test_bad_rows_that_are_skipped_are_listed_in_the_report(tmp_path: Path, sett
         assert "question: is null" in report.info.skipped_rows[0]
 
 
+def test_personal_data_is_masked_before_anything_is_scored_or_kept(tmp_path: Path, settings: Settings):
+    told = "010-1234-5678로 연락, 3만원"
+    path = dataset(
+        tmp_path / "w1.json", [*numbered(2), {**GOOD, "id": "p", "answer": told, "ground_truth": "01012345678, 3만원"}]
+    )
+    with evaluate_file(path, settings=settings, metrics=["number_consistency"]) as report:
+        last = list(report.results)[-1].case
+        assert (last.answer, last.ground_truth) == ("[PHONE_1]로 연락, 3만원", "[PHONE_1], 3만원")
+        assert report.info.pii == PiiReport(masked={"PHONE": 2}, cases=1)
+        evaluate.record_run(report, store_url=settings.score_store_url)
+    for kept in filter(Path.is_file, settings.results_dir.rglob("*")):
+        assert b"1234-5678" not in kept.read_bytes() and b"01012345678" not in kept.read_bytes()
+
+
+def test_a_phone_that_the_contexts_do_not_hold_is_still_a_number_that_is_not_found(tmp_path: Path, settings: Settings):
+    """`[PHONE_2]` is neither `[PHONE_1]` nor the 2 of 2년."""
+    contexts = ["고객센터 02-123-4567, 보험기간 2년"]
+    answers = {"right": "02)123-4567로 전화하세요.", "wrong": "02-987-6543으로 전화하세요."}
+    cases = [{**GOOD, "id": name, "answer": answer, "contexts": contexts} for name, answer in answers.items()]
+    with evaluate_file(dataset(tmp_path / "w1.json", cases), settings=settings, metrics=["number_consistency"]) as report:
+        scores = {result.case.case_id: result.scores[0] for result in report.results}
+    assert (scores["right"].value, scores["wrong"].value) == (1.0, 0.0)
+    assert scores["wrong"].evidence["not_found"] == ["[PHONE_2]"]
+
+
+def test_block_refuses_the_file_and_skipping_scores_the_other_rows(tmp_path: Path, settings: Settings):
+    path = dataset(tmp_path / "w1.json", [*numbered(2), {**GOOD, "id": "p", "answer": "010-1234-5678"}])
+    with (
+        pytest.raises(MalformedCases, match=r"answer: holds a phone number\. Take it out"),
+        evaluate_file(path, settings=settings, metrics=["chrf"], pii="block"),
+    ):
+        pytest.fail("scored")
+    assert not settings.results_dir.exists()
+    with evaluate_file(path, settings=settings, metrics=["chrf"], pii="block", strict=False) as report:
+        assert (report.case_count, len(report.info.skipped_rows), report.info.pii.policy) == (2, 1, "block")
+        assert "1234" not in str(report.info.skipped_rows)
+
+
+def test_off_scores_everything_as_it_stands_and_warns(tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture):
+    path = dataset(tmp_path / "w1.json", [{**GOOD, "id": "p", "answer": "010-1234-5678"}])
+    with evaluate_file(path, settings=settings, metrics=["chrf"], pii="off") as report:
+        assert next(iter(report.results)).case.answer == "010-1234-5678"
+    assert "qa: pii is off: personal data is NOT masked; the judge, the store and every file of the run hold it" in caplog.text
+
+
+def test_the_policy_is_the_one_asked_for_then_the_catalogs_then_the_settings(settings: Settings):
+    spec = DatasetSpec(name="qa", folder=Path(), files="x", metrics=("chrf",), pii="block")
+    lax = settings.model_copy(update={"pii": "off"})
+    assert pii_policy(settings, None) == "redact"
+    assert (pii_policy(lax, None), pii_policy(lax, spec), pii_policy(lax, spec, "redact")) == ("off", "block", "redact")
+
+
 @pytest.mark.parametrize(
     ("metrics", "error"),
     [(["chrf", "chrff"], UnknownMetric), ([], InvalidSetting)],
@@ -180,10 +232,10 @@ def test_a_file_that_changes_while_it_is_scored_is_refused(
 ):
     """It changes between the reading that checks and the one that scores."""
 
-    def read_after_the_change(path: Path) -> Any:
+    def read_after_the_change(path: Path, **given: Any) -> Any:
         cases = numbered(12)
         change(cases)
-        return original(dataset(path, cases))
+        return original(dataset(path, cases), **given)
 
     original = evaluate.read_cases
     monkeypatch.setattr(evaluate, "read_cases", read_after_the_change)

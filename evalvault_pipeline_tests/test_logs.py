@@ -198,6 +198,10 @@ def test_secrets_of_the_environment_are_known_by_their_names(monkeypatch: pytest
     assert without_secrets("it was plainlookingvalue") == "it was [SECRET]"
 
 
+def test_a_password_that_is_masked_already_stays_as_it_is() -> None:
+    assert without_secrets("postgresql://user:***@db/scores") == "postgresql://user:***@db/scores"
+
+
 def test_a_short_value_blots_out_no_words() -> None:
     know_secrets(["a", "the"])
     assert without_secrets("the cat") == "the cat"

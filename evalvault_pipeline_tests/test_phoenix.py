@@ -163,15 +163,19 @@ def test_rows_that_were_skipped_remove_no_case(project: UserProject, phoenix: Re
     assert set(phoenix.examples(name)) == {"사례-001", "사례-002"}
 
 
-def test_what_leaves_the_machine_is_redacted(project: UserProject, phoenix: RealPhoenix, name: str) -> None:
+@pytest.mark.parametrize(("policy", "phone", "mail"), [("redact", "[PHONE_1]", "[EMAIL_1]"), ("off", "[PHONE]", "[EMAIL]")])
+def test_what_leaves_the_machine_is_redacted_also_where_the_dataset_is_not(
+    project: UserProject, phoenix: RealPhoenix, name: str, policy: str, phone: str, mail: str
+) -> None:
     told = f"{PHONE}로 연락하거나 {MAIL}로 보내세요. 주민번호 900101-1234567, 보험금 3,000만원, 2026-11-24."
     cases = [case(1, question=told, answer=told, ground_truth=told, contexts=[told], metadata={"note": told, "in": [told]})]
-    run(project, phoenix, write(project, cases), name)
+    name = f"{policy} {name}"
+    run(project, phoenix, write(project, cases), name, "--pii", policy)
     (experiment,) = phoenix.experiments(name)
     sent = json.dumps([phoenix.examples(name), phoenix.runs(experiment["id"])], ensure_ascii=False)
-    assert "[PHONE]로 연락하거나 [EMAIL]로" in sent and "[SSN]" in sent and "3,000만원, 2026-11-24" in sent
+    assert f"{phone}로 연락하거나 {mail}로" in sent and "주민번호 [SSN" in sent and "3,000만원, 2026-11-24" in sent
     assert not any(secret in sent for secret in (PHONE, MAIL, "1234567"))
-    assert PHONE in (project.folder / "results.json").read_text(encoding="utf-8")
+    assert (PHONE in (project.folder / "results.json").read_text(encoding="utf-8")) is (policy == "off")
 
 
 def test_ids_that_read_as_phoenixs_own_and_odd_ids_and_texts_arrive(
@@ -364,7 +368,7 @@ def test_each_case_has_a_trace_with_a_span_for_every_call_and_its_run_is_linked_
     assert asked[0]["span_kind"] == "LLM" and one["llm.model_name"] == "gpt-5-mini"
     assert one["llm.token_count.prompt"] > 0 and one["llm.token_count.completion"] > 0
     told = json.dumps(spans, ensure_ascii=False)
-    assert "[PHONE]" in told and PHONE not in told and "OPENAI_API_KEY" not in told
+    assert "[PHONE_1]" in told and PHONE not in told and "OPENAI_API_KEY" not in told
     (experiment,) = phoenix.experiments(name)
     linked = phoenix.runs(experiment["id"])
     assert {item["trace_id"] for item in linked} == set(roots)
@@ -467,6 +471,24 @@ def test_assets_send_every_snapshot_and_link_it_beside_the_promoted_baseline(
     )
     dataset = materialized(instance, "phoenix_dataset")
     assert dataset is not None and dataset["dataset"] == about["dataset"]["url"]
+
+
+def test_a_retry_of_a_run_that_failed_makes_no_second_experiment_and_a_changed_file_does(
+    tmp_path: Path, instance: dg.DagsterInstance, phoenix: RealPhoenix, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOENIX_ENDPOINT", phoenix.url)
+    project = dagster_project(tmp_path, instance, phoenix.url, name)
+    project.write("2026w46", [case(number, answer="다른 답") for number in range(5)])
+    root = project.run(range_tags(project.register("2026w46")))
+    assert not root.success, "its verdict is a fail"
+    for whole in (False, True):
+        project.retry(root.run_id, whole=whole)
+    (experiment,) = phoenix.experiments(name)
+    assert experiment["metadata"]["evalvault_run_id"] == root.run_id
+    assert phoenix.run_count(experiment["id"]) == 5
+    project.write("2026w46", [case(number) for number in range(5)])
+    assert project.retry(root.run_id, whole=True).is_success
+    assert len(phoenix.experiments(name)) == 2
 
 
 def test_off_nothing_is_recorded_and_the_graph_is_the_same(tmp_path: Path, instance: dg.DagsterInstance) -> None:

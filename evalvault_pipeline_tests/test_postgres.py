@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-import sqlalchemy as sa
-
 from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore, new_owner
-from evalvault_pipeline_tests.stack import UserProject, free_port, wait_for
-
-PASSWORD = "a word of the test"
-
-
-@dataclass(frozen=True)
-class Server:
-    port: int
-
-    def url(self, database: str) -> str:
-        return f"postgresql://evalvault:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{self.port}/{database}"
-
-    def create(self, database: str) -> str:
-        engine = sa.create_engine(
-            self.url("postgres").replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT"
-        )
-        with engine.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {database}"))
-        engine.dispose()
-        return self.url(database)
+from evalvault_pipeline_tests.postgres_server import PASSWORD, PostgresServer
+from evalvault_pipeline_tests.stack import UserProject, wait_for
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    programs = [Path(found).parent for name in ("initdb",) if (found := shutil.which(name))]
-    programs += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    if not programs:
-        pytest.skip("no Postgres server is installed (Debian: apt-get install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
-    as_owner: Callable[[], None] | None = None
-    if os.geteuid() == 0:  # Postgres refuses to run as root
-        owner = pwd.getpwnam("postgres")
-        for path in (folder, *list(folder.parents)[:3]):
-            if not path.stat().st_mode & 0o001:  # pytest's folders, three deep beside pytest-xdist, are root's alone
-                path.chmod(0o755)
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-
-        def as_owner() -> None:
-            os.setgid(owner.pw_gid)
-            os.setuid(owner.pw_uid)
-
-    word = folder / "word"
-    word.write_text(PASSWORD, encoding="utf-8")
-    word.chmod(0o644)
-    port, data = free_port(), folder / "data"
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    init = [programs[0] / "initdb", "-D", data, "-U", "evalvault", "-A", "scram-sha-256", f"--pwfile={word}", "--no-sync"]
-    subprocess.run(init, check=True, capture_output=True, preexec_fn=as_owner, env=environment, cwd=folder)
-    options = ["-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", folder, "-c", "fsync=off"]
-    log = (folder.parent / "postgres.log").open("wb")
-    server = subprocess.Popen(
-        [programs[0] / "postgres", *options], stdout=log, stderr=log, preexec_fn=as_owner, env=environment, cwd=folder
-    )
-    found = Server(port)
-    engine = sa.create_engine(found.url("postgres").replace("postgresql:", "postgresql+psycopg2:"))
-
-    def answers() -> bool:
-        try:
-            with engine.connect():
-                return True
-        except sa.exc.OperationalError:
-            return False
-
-    wait_for(answers, seconds=30)
-    yield found
-    engine.dispose()
-    server.terminate()
-    server.wait(timeout=30)
-
-
-def test_the_score_store_keeps_and_finds_scores_on_postgres(postgres: Server) -> None:
+def test_the_score_store_keeps_and_finds_scores_on_postgres(postgres: PostgresServer) -> None:
     url = postgres.create("store")
     keys = [ScoreKey(case_digest=f"{number:064d}", metric="chrf", metric_version="1") for number in range(600)]
     with ScoreStore(url) as store:
@@ -98,16 +23,14 @@ def test_the_score_store_keeps_and_finds_scores_on_postgres(postgres: Server) ->
     assert (first.value, first.evidence) == (0.25, {"note": "한글"}), "the first writer of a key wins"
 
 
-def test_an_older_table_on_postgres_is_upgraded_in_place_and_keeps_its_rows(postgres: Server) -> None:
+def test_an_older_table_on_postgres_is_upgraded_in_place_and_keeps_its_rows(postgres: PostgresServer) -> None:
     url = postgres.create("older")
     key = ScoreKey(case_digest="d", metric="chrf", metric_version="1")
     with ScoreStore(url) as store:
         store.save([(key, StoredScore(value=0.25, prompt_tokens=7))])
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
-    with engine.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE scores DROP COLUMN judge_calls, DROP COLUMN embedding_tokens"))
-        connection.execute(sa.text("DROP TABLE claims"))
-    engine.dispose()
+    postgres.execute("older", "ALTER TABLE scores DROP COLUMN judge_calls, DROP COLUMN embedding_tokens")
+    postgres.execute("older", "DROP TABLE claims")
+    postgres.execute("older", "DROP TABLE evalvault_schemas")
     with ScoreStore(url) as store:
         assert store.find(["d"], metrics={"chrf": ("1", "")})["d", "chrf"] == StoredScore(value=0.25, prompt_tokens=7)
         more = ScoreKey(case_digest="e", metric="chrf", metric_version="1")
@@ -116,7 +39,7 @@ def test_an_older_table_on_postgres_is_upgraded_in_place_and_keeps_its_rows(post
         assert store.claim(["d"], judge="openai/gpt", owner=new_owner()) == {"d"}
 
 
-def test_two_owners_on_postgres_share_no_case_however_they_race(postgres: Server) -> None:
+def test_two_owners_on_postgres_share_no_case_however_they_race(postgres: PostgresServer) -> None:
     """Eight threads claim the same 700 cases at once, each with an engine of its own; every case has one owner."""
     url = postgres.create("claims")
     digests = [f"{number:064d}" for number in range(700)]
@@ -133,7 +56,7 @@ def test_two_owners_on_postgres_share_no_case_however_they_race(postgres: Server
     assert sorted(digest for mine in claimed for digest in mine) == digests
 
 
-def test_a_claim_on_postgres_ends_with_its_scores_with_its_release_and_when_it_is_not_renewed(postgres: Server) -> None:
+def test_a_claim_on_postgres_ends_with_its_scores_with_its_release_and_when_it_is_not_renewed(postgres: PostgresServer) -> None:
     url = postgres.create("ends")
     first, second = new_owner(), new_owner()
     key = ScoreKey(case_digest="a", metric="faithfulness", metric_version="1", judge="j")
@@ -141,16 +64,13 @@ def test_a_claim_on_postgres_ends_with_its_scores_with_its_release_and_when_it_i
         assert store.claim(["a", "b", "c", "d"], judge="j", owner=first) == {"a", "b", "c", "d"}
         store.save([(key, StoredScore(value=1.0))], done=[("a", "j")], owner=first)
         assert store.claim(["a", "b", "c", "d"], judge="j", owner=second) == {"a"}
-        engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
-        with engine.begin() as connection:
-            connection.execute(sa.text("UPDATE claims SET renewed_at = renewed_at - 61 WHERE case_digest = 'b'"))
-        engine.dispose()
+        postgres.execute("ends", "UPDATE claims SET renewed_at = renewed_at - 61 WHERE case_digest = 'b'")
         assert store.claim(["b", "c", "d"], judge="j", owner=second) == {"b"}
         store.release(first)
         assert store.claim(["b", "c", "d"], judge="j", owner=second) == {"b", "c", "d"}
 
 
-def test_a_run_is_kept_in_postgres_and_the_next_one_computes_nothing(postgres: Server, tmp_path: Path) -> None:
+def test_a_run_is_kept_in_postgres_and_the_next_one_computes_nothing(postgres: PostgresServer, tmp_path: Path) -> None:
     project = UserProject(tmp_path, EVALVAULT_STORE_URL=postgres.create("runs"))
     command = "evalvault run data/datasets/insurance_qa_en/2026w47.jsonl".split()
     project.run(*command)
@@ -159,29 +79,51 @@ def test_a_run_is_kept_in_postgres_and_the_next_one_computes_nothing(postgres: S
     assert PASSWORD not in again.stdout + again.stderr and "%20" not in again.stdout
 
 
-def test_dagster_keeps_its_runs_in_postgres_where_its_host_is_set(postgres: Server, tmp_path: Path) -> None:
+def test_dagster_and_the_score_store_keep_all_in_one_postgres_by_the_same_variables(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Both have a table of runs; neither takes that of the other for its own."""
     postgres.create("dagster")
-    project = UserProject(
-        tmp_path,
-        DAGSTER_PG_HOST="127.0.0.1",
-        DAGSTER_PG_PORT=str(postgres.port),
-        DAGSTER_PG_USER="evalvault",
-        DAGSTER_PG_PASSWORD=PASSWORD,
-        EVALVAULT_STORE_URL=postgres.create("scores_beside"),
-    )
+    project = UserProject(tmp_path, **postgres.variables("dagster"), EVALVAULT_STORE_URL="dagster")
     done = project.run("evalvault", "backfill", "insurance_qa_en")
     assert "insurance_qa_en 2026w47: " in done.stdout
-    engine = sa.create_engine(postgres.url("dagster").replace("postgresql:", "postgresql+psycopg2:"))
-    with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT status, pipeline_name FROM runs")).all() == [
-            ("SUCCESS", "insurance_qa_en_evaluation_job")
-        ]
-        tables = connection.execute(sa.text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"))
-        words = [str(row) for (name,) in tables.all() for row in connection.execute(sa.text(f'SELECT * FROM "{name}"')).all()]
-    engine.dispose()
+    (run,) = postgres.execute("dagster", "SELECT run_id, status, pipeline_name FROM runs")
+    assert run[1:] == ("SUCCESS", "insurance_qa_en_evaluation_job")
+    assert postgres.execute("dagster", "SELECT run_id, snapshot FROM recorded_runs") == [(run[0], "2026w47")]
+    assert postgres.execute("dagster", "SELECT count(*) FROM scores") == [(96,)]
+    tables = postgres.execute("dagster", "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    words = [str(row) for (name,) in tables for row in postgres.execute("dagster", f'SELECT * FROM "{name}"')]
     assert len(words) > 50
     assert not [word for word in words if PASSWORD in word or PASSWORD.replace(" ", "%20") in word], "the password is stored"
     assert not (project.folder / "data" / ".dagster" / "history").exists()
+    assert not (project.folder / "data" / "results" / "scores.sqlite").exists()
+
+
+def test_what_is_kept_in_sqlite_is_copied_to_postgres_and_costs_nothing_there(postgres: PostgresServer, tmp_path: Path) -> None:
+    project = UserProject(tmp_path)
+    command = "evalvault run data/datasets/insurance_qa_en/2026w47.jsonl".split()
+    project.run(*command)
+    project.environment["EVALVAULT_STORE_URL"] = postgres.create("moved")
+    said = project.run("evalvault", "copy-store", "data/results/scores.sqlite").stdout
+    assert "96 scores, 1 recorded_runs, 1 run_cases" in said and PASSWORD not in said
+    assert "0 scores, 0 recorded_runs" in project.run("evalvault", "copy-store", "data/results/scores.sqlite").stdout
+    assert "nothing computed: all 96 scores" in project.run(*command).stdout
+
+
+def test_a_server_that_is_killed_and_comes_back_loses_no_score_of_the_run_that_waits_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    with PostgresServer(folder) as server:
+        url = server.create("store")
+        keys = [ScoreKey(case_digest=f"{number:064d}", metric="chrf", metric_version="1") for number in range(400)]
+        with ScoreStore(url) as store, ThreadPoolExecutor(1) as thread:
+            writing = thread.submit(lambda: [store.save([(key, StoredScore(value=0.5))]) for key in keys])
+            wait_for(lambda: store.count() > 20, seconds=30)
+            server.kill()
+            assert not writing.done()
+            server.start()
+            writing.result(timeout=60)
+            assert store.count() == 400
 
 
 def test_a_postgres_host_without_user_and_password_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import sqlalchemy as sa
 
+from evalvault_pipeline.environment import values_in
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
 from evalvault_pipeline.scoring.judges import JudgeSpec, judge_spec
-from evalvault_pipeline.settings import PROFILES, ProfileName, load_settings, variables
+from evalvault_pipeline.secrets import SECRETS, read_secret
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, ProfileName, load_settings, variables
+from evalvault_pipeline_tests.conftest import PROJECT
 
 KEY = "sk-very-secret"
 
@@ -62,8 +68,9 @@ def test_the_judge_of_a_gguf_file_has_the_name_of_its_file_unless_another_is_giv
 
 
 def test_a_profile_of_a_gguf_file_needs_the_file(tmp_path: Path):
+    settings = load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
     with pytest.raises(MissingSetting) as refusal:
-        load_settings(tmp_path, EVALVAULT_PROFILE="gguf", EVALVAULT_EMBEDDING_GGUF="/models/bge-m3.gguf")
+        settings.require_judge()
     assert str(refusal.value).startswith("`EVALVAULT_GGUF` is not set, and profile `gguf` needs it. ")
 
 
@@ -125,6 +132,67 @@ def test_an_environment_without_its_file_is_refused(tmp_path: Path, monkeypatch:
     )
 
 
+def test_a_settings_file_may_be_named_and_then_the_environments_own_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\nEVALVAULT_EXECUTOR=multiprocess\n")
+    (tmp_path / "elsewhere.txt").write_text("EVALVAULT_PROFILE=dev\nEVALVAULT_TOKENIZER=ngram\n")
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    for named in ("elsewhere.txt", str(tmp_path / "elsewhere.txt")):
+        monkeypatch.setenv("EVALVAULT_ENV_FILE", named)
+        settings = load_settings(tmp_path)
+        assert (settings.profile_name, settings.tokenizer, settings.executor) == ("dev", "ngram", "in_process")
+    monkeypatch.setenv("EVALVAULT_TOKENIZER", "kiwi")
+    assert load_settings(tmp_path).tokenizer == "kiwi", "the process environment comes first"
+
+
+def test_a_settings_file_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALVAULT_ENV_FILE", "gone.txt")
+    gone = tmp_path / "gone.txt"
+    assert refusal_of(tmp_path) == (
+        f"EVALVAULT_ENV_FILE is `gone.txt`, but there is no file {gone}. Create it, or unset EVALVAULT_ENV_FILE."
+    )
+
+
+def test_a_plain_env_file_is_refused_also_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Dagster's commands read it all the same."""
+    (tmp_path / ".env").write_text("EVALVAULT_PROFILE=prod\n")
+    monkeypatch.setenv("EVALVAULT_ENV_FILE", ".env")
+    assert " sets EVALVAULT_PROFILE, " in refusal_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "ollama", "phoenix"),
+    [
+        ("development", "dev", "http://localhost:11434", None),
+        ("staging", "prod", "http://ollama-staging:11434", "http://phoenix-staging:6006"),
+        ("production", "prod", "http://ollama-prod:11434", "http://phoenix-prod:6006"),
+    ],
+)
+def test_the_projects_own_settings_files_hold_the_guides_values_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, profile: str, ollama: str, phoenix: str | None
+):
+    monkeypatch.setenv("EVALVAULT_ENV", name)
+    settings = load_settings(PROJECT)
+    assert (settings.profile_name, settings.ollama_base_url, settings.phoenix_enabled) == (profile, ollama, phoenix is not None)
+    assert phoenix is None or settings.phoenix_endpoint == phoenix
+    assert not set(values_in(PROJECT / f".env.{name}")) & set(SECRETS)
+    ignored = subprocess.run(["git", "check-ignore", f".env.{name}"], cwd=PROJECT, capture_output=True, text=True)
+    assert ignored.stdout == "", "it can be committed"
+
+
+def test_the_example_changes_nothing_as_it_stands_and_holds_every_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (PROJECT / ".env.example").read_text(encoding="utf-8")
+    monkeypatch.setenv("EVALVAULT_ENV", "example")
+    (tmp_path / ".env.example").write_text(text)
+    assert values_in(tmp_path / ".env.example") == {}
+    plain = load_settings(tmp_path)
+    (tmp_path / ".env.example").write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE))
+    assert load_settings(tmp_path) == plain
+    listed = re.findall(r"^# ([A-Z_]+)=", text, flags=re.MULTILINE)
+    assert sorted(listed) == sorted([*variables(), *DAGSTER_VARIABLES])
+
+
 def test_an_env_file_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / ".env.prod").write_bytes("# 운영\nEVALVAULT_PROFILE=prod\n".encode("cp949"))
     monkeypatch.setenv("EVALVAULT_ENV", "prod")
@@ -146,6 +214,12 @@ def test_a_plain_env_file_that_sets_one_of_our_variables_is_refused(tmp_path: Pa
     assert message.startswith(f"{tmp_path / '.env'} sets EVALVAULT_PROFILE, OPENAI_API_KEY, and Dagster's commands would")
     assert message.endswith("Rename it to .env.<name> and choose it with EVALVAULT_ENV=<name>.")
     assert KEY not in message
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY_FILE", "DAGSTER_PG_HOST", "VAULT_TOKEN", "EVALVAULT_AWS_SECRET"])
+def test_a_plain_env_file_that_says_where_secrets_or_runs_are_is_refused_too(tmp_path: Path, name: str):
+    (tmp_path / ".env").write_text(f"{name}=anything\n")
+    assert f" sets {name}, " in refusal_of(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"OTHER=1\n# EVALVAULT_PROFILE=dev\n", "# 운영\nOTHER=1\n".encode("cp949")])
@@ -177,8 +251,9 @@ def test_a_missing_key_is_one_sentence_with_variable_profile_and_remedy(
     monkeypatch.setenv("EVALVAULT_PROFILE", "openai")
     if key is not None:
         monkeypatch.setenv("OPENAI_API_KEY", key)
+    settings = load_settings(tmp_path)
     with pytest.raises(MissingSetting) as refusal:
-        load_settings(tmp_path)
+        settings.require_judge()
     assert str(refusal.value) == (
         "`OPENAI_API_KEY` is not set, and profile `openai` needs it. "
         "Export it, or choose the profile that needs no judge: EVALVAULT_PROFILE=offline"
@@ -346,9 +421,10 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path):
     settings = load_settings(
         tmp_path, EVALVAULT_PROFILE="openai", OPENAI_API_KEY=KEY, EVALVAULT_STORE_URL=f"postgresql://user:{KEY}@db/scores"
     )
-    assert settings.openai_api_key is not None
-    assert settings.openai_api_key.get_secret_value() == KEY
-    for shown in (repr(settings), str(settings), f"{settings.openai_api_key}", repr(settings.openai_api_key)):
+    key = read_secret("OPENAI_API_KEY", settings)
+    assert key is not None and key.get_secret_value() == KEY
+    assert settings.score_store_url == f"postgresql://user:{KEY}@db/scores"
+    for shown in (repr(settings), str(settings), f"{key}", repr(key), settings.model_dump_json(), repr(judge_spec(settings))):
         assert KEY not in shown
 
 
@@ -360,8 +436,33 @@ def test_the_score_store_is_a_file_in_the_results_folder_unless_set(tmp_path: Pa
     assert chosen.score_store_url == "postgresql://db/scores"
 
 
+def test_the_score_store_may_be_dagsters_postgres_by_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A password with any characters, which nobody has to encode."""
+    for name, value in {"HOST": "db", "USER": "eval vault", "PASSWORD": "p@ss/wörd:%"}.items():
+        monkeypatch.setenv(f"DAGSTER_PG_{name}", value)
+    settings = load_settings(tmp_path, EVALVAULT_STORE_URL="dagster")
+    url = sa.make_url(settings.score_store_url)
+    assert (url.drivername, url.host, url.port, url.database) == ("postgresql+psycopg2", "db", 5432, "dagster")
+    assert (url.username, url.password) == ("eval vault", "p@ss/wörd:%")
+    monkeypatch.setenv("DAGSTER_PG_PORT", "6432")
+    monkeypatch.setenv("DAGSTER_PG_DB", "runs")
+    url = sa.make_url(settings.score_store_url)
+    assert (url.port, url.database) == (6432, "runs")
+
+
+def test_dagsters_postgres_as_score_store_without_its_variables_is_one_clear_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = load_settings(tmp_path, EVALVAULT_STORE_URL="dagster")
+    with pytest.raises(InvalidSetting, match="EVALVAULT_STORE_URL is `dagster`, but DAGSTER_PG_HOST is not set"):
+        _ = settings.score_store_url
+    monkeypatch.setenv("DAGSTER_PG_HOST", "db")
+    with pytest.raises(InvalidSetting, match="DAGSTER_PG_HOST is set, but DAGSTER_PG_USER, DAGSTER_PG_PASSWORD is not"):
+        _ = settings.score_store_url
+
+
 def test_every_variable_has_a_description():
-    assert all(description.endswith(".") for _default, description in variables().values())
+    assert all(variable.description.endswith(".") for variable in variables().values())
     assert variables()["EVALVAULT_PROFILE"][0] == "offline"
 
 
@@ -382,3 +483,22 @@ def test_white_space_around_an_address_is_no_part_of_it() -> None:
 def test_a_password_in_the_judges_address_is_not_shown(password: str) -> None:
     spec = JudgeSpec(provider="openai", model="m", base_url=f"https://user:{password}@host:8000/v1")
     assert spec.shown_url == "https://host:8000/v1"
+
+
+@pytest.mark.parametrize("hosts", ["http://eval.example", "eval.example:3000", "eval.example/x", "*", "a,,b", "eval example", "10.0.0.5:80"])  # fmt: skip
+def test_a_name_of_the_webserver_is_a_bare_one(tmp_path: Path, hosts: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"EVALVAULT_WEB_HOSTS.*without scheme and port"):
+        load_settings(tmp_path, EVALVAULT_WEB_HOSTS=hosts)
+
+
+def test_names_and_proxies_of_the_webserver_are_separated_by_commas(tmp_path: Path) -> None:
+    settings = load_settings(
+        tmp_path, EVALVAULT_WEB_HOSTS=" Eval.example, [::1],10.0.0.5 ", EVALVAULT_WEB_PROXIES="10.0.0.2, ::1"
+    )
+    assert (settings.web_hosts, settings.web_proxies) == ("eval.example,::1,10.0.0.5", "10.0.0.2/32,::1/128")
+
+
+@pytest.mark.parametrize("proxies", ["*", "proxy.example", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1,"])
+def test_a_proxy_that_is_no_address_is_refused(tmp_path: Path, proxies: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"EVALVAULT_WEB_PROXIES.*addresses or networks"):
+        load_settings(tmp_path, EVALVAULT_WEB_PROXIES=proxies)

@@ -53,6 +53,9 @@ class DatasetSpec(BaseModel):
     )
     min_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_MIN_PASS_RATE for this dataset.")
     alert_pass_rate: Share | None = Field(None, description="Overrides EVALVAULT_ALERT_PASS_RATE for this dataset.")
+    pii: Literal["redact", "block", "off"] = Field(
+        "redact", description="Personal data: `redact` masks it, `block` refuses rows that hold it, `off` lets it through."
+    )
     phoenix_dataset: str = Field("", description="Name of the dataset in Phoenix; default: its name here.")
 
     @field_validator("files")
@@ -147,6 +150,7 @@ def describe_snapshot(
         digest=summary.digest,
         batch_count=batch_count(summary.case_count, size),
         thresholds=dict(summary.header.thresholds),
+        pii=summary.pii,
     )
     return snapshot, size
 

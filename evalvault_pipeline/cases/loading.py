@@ -1,7 +1,8 @@
 """Read dataset files: one function per format, streaming, every bad row named with its line.
 
-A file is read twice: `inspect_dataset` checks all of it before anything is scored, `read_cases` then streams the cases.
-What makes a row a case stands in `rows.py`, encodings and JSON syntax in `text_files.py`.
+A file is read twice: `inspect_dataset` checks all of it before anything is scored, `read_cases` then streams the cases. Both
+hand out cases behind the firewall (`redaction.py`). What makes a row a case stands in `rows.py`, encodings and JSON syntax in
+`text_files.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalvault_pipeline.cases.model import DatasetHeader, EvalCase, RowProblem
+from evalvault_pipeline.cases.model import DatasetHeader, EvalCase, PiiReport, RowProblem
+from evalvault_pipeline.cases.redaction import Firewall, Policy
 from evalvault_pipeline.cases.rows import (
     ALIASES,
     REQUIRED,
@@ -33,7 +35,7 @@ HeaderItems = dict[str, tuple[int, Any]]  # key -> (line, value), filled while t
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """A dataset file, read once to its end. `digest` is a sha256 over ids and contents of its cases, in order."""
+    """A dataset file, read once to its end. `digest` is a sha256 over ids and contents of its cases, as masked, in order."""
 
     path: Path
     header: DatasetHeader
@@ -41,6 +43,7 @@ class DatasetSummary:
     problems: tuple[RowProblem, ...]
     digest: str
     hangul_share: float
+    pii: PiiReport = field(default_factory=PiiReport)
 
     @property
     def language(self) -> str:
@@ -48,16 +51,17 @@ class DatasetSummary:
         return "ko" if self.hangul_share >= 0.1 else "en"
 
 
-def inspect_dataset(path: Path, *, strict: bool = True) -> DatasetSummary:
-    """Check a dataset file.
+def inspect_dataset(path: Path, *, strict: bool = True, pii: Policy = "redact") -> DatasetSummary:
+    """Check a dataset file; `pii` says what becomes of personal data in it.
 
     Raises UnreadableFile where the file as a whole cannot be used, MalformedCases (strict) where rows cannot.
     """
     items: HeaderItems = {}
     problems: list[RowProblem] = []
     content = ContentDigest()
+    firewall = Firewall(pii)
     count = hangul = letters = 0
-    for entry in _entries(path, items):
+    for entry in _entries(path, items, firewall):
         if isinstance(entry, RowProblem):
             problems.append(entry)
             continue
@@ -72,17 +76,18 @@ def inspect_dataset(path: Path, *, strict: bool = True) -> DatasetSummary:
         raise UnreadableFile(f"{path} has no cases. {remedy}")
     return DatasetSummary(
         path=path,
-        header=_header(path, items),
+        header=_header(path, items, firewall),
         case_count=count,
         problems=tuple(problems),
         digest=content.hexdigest(),
         hangul_share=hangul / letters if letters else 0.0,
+        pii=firewall.report,
     )
 
 
-def read_cases(path: Path) -> Iterator[EvalCase]:
+def read_cases(path: Path, *, pii: Policy = "redact") -> Iterator[EvalCase]:
     """The good cases of a file, in order; bad rows are left out (`inspect_dataset` names them)."""
-    return (entry for entry in _entries(path, {}) if isinstance(entry, EvalCase))
+    return (entry for entry in _entries(path, {}, Firewall(pii)) if isinstance(entry, EvalCase))
 
 
 class ContentDigest:
@@ -98,7 +103,7 @@ class ContentDigest:
         return self._hash.hexdigest()
 
 
-def _entries(path: Path, items: HeaderItems) -> Iterator[EvalCase | RowProblem]:
+def _entries(path: Path, items: HeaderItems, firewall: Firewall) -> Iterator[EvalCase | RowProblem]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(READERS)
@@ -106,12 +111,12 @@ def _entries(path: Path, items: HeaderItems) -> Iterator[EvalCase | RowProblem]:
     if not path.is_file():
         raise UnreadableFile(f"{path}: no such file. Check the path; the catalog's datasets: evalvault catalog check")
     try:
-        yield from _cases_of(path, reader(path, items))
+        yield from _cases_of(path, reader(path, items), firewall)
     except OSError as error:
         raise UnreadableFile(f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions.") from None
 
 
-def _cases_of(path: Path, rows: Iterator[Row]) -> Iterator[EvalCase | RowProblem]:
+def _cases_of(path: Path, rows: Iterator[Row], firewall: Firewall) -> Iterator[EvalCase | RowProblem]:
     first_line: dict[str, int] = {}
     cells = path.suffix.lower() in TABLES
     for line, row in rows:
@@ -121,12 +126,14 @@ def _cases_of(path: Path, rows: Iterator[Row]) -> Iterator[EvalCase | RowProblem
         case = case_from_row(row, path=str(path), line=line, cells=cells)
         if isinstance(case, list):
             yield from case
+        elif refused := firewall.refuse(case, path=str(path), line=line):
+            yield from refused
         elif case.case_id in first_line:
             found = f"`{case.case_id}` stands in line {first_line[case.case_id]} too"
             yield RowProblem(path=str(path), line=line, field="id", found=found, remedy="Give every case an id of its own.")
         else:
             first_line[case.case_id] = line
-            yield case
+            yield firewall.mask(case)
 
 
 def _read_json(path: Path, items: HeaderItems) -> Iterator[Row]:
@@ -317,8 +324,9 @@ def _collect_thresholds(path: Path, line: int, row: Mapping[str, Any], items: He
                 raise UnreadableFile(f"{path}:{line}: {name}: is {value}, in line {seen_line} it is {seen}. Write one value.")
 
 
-def _header(path: Path, items: HeaderItems) -> DatasetHeader:
+def _header(path: Path, items: HeaderItems, firewall: Firewall) -> DatasetHeader:
     texts = {name: str(plain(items[name][1])) for name in ("name", "version", "description") if items.get(name, (0, None))[1]}
+    texts = firewall.mask_header(texts)
     metadata = items.get("metadata", (1, None))[1]
     line, declared = items.get("thresholds", (1, None))
     if not isinstance(declared, Mapping | None):
@@ -328,7 +336,7 @@ def _header(path: Path, items: HeaderItems) -> DatasetHeader:
     thresholds = {name: threshold_of(name, value, path=str(path), line=line) for name, (line, value) in wanted.items()}
     return DatasetHeader(
         **{"name": path.stem, **texts},
-        metadata=plain(metadata) if isinstance(metadata, Mapping) else {},
+        metadata=firewall.mask_header(plain(metadata)) if isinstance(metadata, Mapping) else {},
         thresholds={name: value for name, value in thresholds.items() if value is not None},
     )
 

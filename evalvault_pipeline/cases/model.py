@@ -55,10 +55,32 @@ class DatasetHeader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PiiReport:
+    """What the firewall did to a dataset: its policy, label -> how often it was set, in how many cases. Counts only."""
+
+    policy: str = "redact"
+    masked: Mapping[str, int] = field(default_factory=dict)
+    cases: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether personal data is let through."""
+        return self.policy == "off"
+
+    @property
+    def counts(self) -> str:
+        counts = ", ".join(f"{count} {label}" for label, count in self.masked.items())
+        return f"{counts} in {self.cases} {'case' if self.cases == 1 else 'cases'}" if counts else "none"
+
+    def __str__(self) -> str:
+        return "off: personal data is NOT masked" if self.open else self.counts
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """One version of a dataset: what each of its batches says about the whole.
 
-    `digest` is that of the file's cases; `batch_count` is how many batches they make.
+    `digest` is that of the file's cases, as they are masked; `batch_count` is how many batches they make.
     """
 
     dataset: str
@@ -68,6 +90,7 @@ class Snapshot:
     digest: str = ""
     batch_count: int = 1
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    pii: PiiReport = field(default_factory=PiiReport)
 
     @property
     def batch_keys(self) -> list[str]:

@@ -4,6 +4,7 @@ The sensor decides and never posts: what it decides is kept in the alert book be
 until it is delivered. When to alert stands in `reporting/incidents.py`.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -15,11 +16,14 @@ from typing import Any
 import dagster as dg
 
 from evalvault_pipeline.alerting import channel_problems, channels_of, deliver, deliver_digest
+from evalvault_pipeline.backups.folder import backups_in
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.cases.redaction import redacted
-from evalvault_pipeline.defs.jobs import ALL_DATASETS_JOB, evaluation_job_name
+from evalvault_pipeline.defs.fencing import outer_run
+from evalvault_pipeline.defs.jobs import ALL_DATASETS_JOB, DAILY_JOB, evaluation_job_name
 from evalvault_pipeline.defs.launch import BACKFILL_TAG, bury_dead_runs, not_begun, why_failed
 from evalvault_pipeline.defs.partitions import PARTITION, RANGE_END, snapshot_of
+from evalvault_pipeline.defs.retries import published_as
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing.alert_book import AlertBook, Delivery
@@ -97,6 +101,7 @@ def pass_rate_alert_sensor(catalog: Catalog, settings: Settings, job: dg.JobDefi
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Alerts when a pass rate drops, too little is measured, a run fails or does not come; and when it is over.",
     )
+    @scrubbed
     def watch_reports(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = time.time()
         asked = load_settings()
@@ -157,7 +162,12 @@ def observations(
             position = min(position, record.storage_id - 1)
             break  # what comes after it waits too: the order counts
         history = run is not None and _is_history(spec, run, str(_metadata(record).get("snapshot", "")))
-        made = _reported(spec, record, settings, history) if noun == "report" else _compared(spec, record, history)
+        told_by = published_as(instance, run) if run else record.run_id
+        made = (
+            _reported(spec, record, settings, history, told_by)
+            if noun == "report"
+            else _compared(spec, record, history, told_by)
+        )
         seen += [made] if made else []
     since = max(cursor.get("since", now), cursor.get("at", now) - RUNS_LOOKBACK_SECONDS)
     seen += _failed_runs(instance, specs, since)
@@ -174,15 +184,15 @@ def snapshots_of(spec: DatasetSpec) -> list[str]:
 
 def evaluations_under_way(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec]) -> bool:
     """Whether a run evaluates now, or waits for its turn."""
-    jobs = {ALL_DATASETS_JOB, *(evaluation_job_name(spec.name) for spec in specs)}
+    jobs = {ALL_DATASETS_JOB, DAILY_JOB, *(evaluation_job_name(spec.name) for spec in specs)}
     runs = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
     return any(run.job_name in jobs or run.asset_selection for run in runs)
 
 
 def backup_age_hours(folder: Path, now: float) -> float | None:
-    """Of the newest file in the folder of backups; None where there is none."""
-    times = [file.stat().st_mtime for file in folder.glob("*") if not file.name.startswith(".")] if folder.is_dir() else []
-    return (now - max(times)) / HOUR if times else None
+    """Since the newest backup in the folder was begun; None where there is none."""
+    begun = [at for at, _ in backups_in(folder)]
+    return (now - begun[0].timestamp()) / HOUR if begun else None
 
 
 def first_of_each(pending: Iterable[Delivery]) -> list[Delivery]:
@@ -227,7 +237,12 @@ def _is_history(spec: DatasetSpec, run: dg.DagsterRun, snapshot: str) -> bool:
     return bool({"dagster/backfill", BACKFILL_TAG} & set(run.tags)) and snapshot < max(snapshots_of(spec), default="")
 
 
-def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, history: bool) -> Reported | None:
+def _told(told_by: str, kind: str, *said: Any) -> str:
+    """The id of an observation: the same for a run and a retry of it that says the same."""
+    return f"{told_by}:{hashlib.sha256(repr(said).encode()).hexdigest()[:16]}:{kind}"
+
+
+def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, history: bool, told_by: str) -> Reported | None:
     """A report that lacks batches is none yet: the run that scores the others is under way, or failed by itself."""
     about = _metadata(record)
     cases = int(about.get("cases") or 0)
@@ -238,8 +253,9 @@ def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, 
     reasons = {str(name): int(count) for name, count in (about.get("unmeasured_reasons") or {}).items()}
     missed = sum(reasons.values())
     means = [f"{name}={value}" for name, value in sorted(about.items()) if name.startswith("mean_")]
+    evidence = " ".join([str(about.get("dataset_digest")), f"{passed}/{cases}", *means])
     return Reported(
-        id=f"{record.run_id}:{record.storage_id}:report",
+        id=_told(told_by, "report", about["snapshot"], evidence, reasons),
         dataset=spec.name,
         snapshot=str(about["snapshot"]),
         run_id=record.run_id,
@@ -250,7 +266,7 @@ def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, 
         coverage=float(about["coverage"]),
         threshold=settings.alert_pass_rate if spec.alert_pass_rate is None else spec.alert_pass_rate,
         min_coverage=settings.gate_min_coverage,
-        evidence=" ".join([str(about.get("dataset_digest")), f"{passed}/{cases}", *means]),
+        evidence=evidence,
         language=str(about.get("language", "en")),
         budget_spent=bool(reasons.get(Reason.BUDGET.value)),
         judge_down=sum(reasons.get(name, 0) for name in JUDGE_FAULTS) > missed / 2,
@@ -258,12 +274,13 @@ def _reported(spec: DatasetSpec, record: dg.EventLogRecord, settings: Settings, 
     )
 
 
-def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool) -> Compared | None:
+def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool, told_by: str) -> Compared | None:
     about = _metadata(record)
     if "not_worse" not in about:
         return None
+    evidence = str(about.get("evidence") or record.run_id)
     return Compared(
-        id=f"{record.run_id}:{record.storage_id}:verdict",
+        id=_told(told_by, "verdict", about["snapshot"], evidence, about["not_worse"]),
         dataset=spec.name,
         snapshot=str(about["snapshot"]),
         run_id=record.run_id,
@@ -271,7 +288,7 @@ def _compared(spec: DatasetSpec, record: dg.EventLogRecord, history: bool) -> Co
         outcome=str(about["not_worse"]),
         p_value=about.get("worse_p_value"),
         sentence=redacted(str(about.get("not_worse_because", "")))[:300],
-        evidence=str(about.get("evidence") or record.run_id),
+        evidence=evidence,
         comparable=bool(about.get("comparable", True)),
         history=history,
     )
@@ -282,7 +299,8 @@ def _failed_runs(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], sin
     wanted = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, UTC))
     for record in instance.get_run_records(wanted, limit=FAILED_RUNS):
         run = record.dagster_run
-        if run.tags.get("dagster/will_retry") == "true":
+        outer = instance.get_run_by_id(around) if (around := outer_run(run)) else None
+        if any(one.tags.get("dagster/will_retry") == "true" for one in (run, outer) if one):
             continue
         ended = record.end_time or record.update_timestamp.timestamp()
         started = record.start_time or record.create_timestamp.timestamp()
@@ -304,7 +322,7 @@ def _lost(
     instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], run: dg.DagsterRun
 ) -> Iterator[tuple[DatasetSpec, str, bool]]:
     """(dataset, why, whether it was the judge) of the datasets that a failed run did not evaluate."""
-    if run.job_name == ALL_DATASETS_JOB and not run.asset_selection:
+    if run.job_name in (ALL_DATASETS_JOB, DAILY_JOB) and not run.asset_selection:
         told = not_begun(instance, run.run_id)
         for spec in specs:
             if told is None:  # it broke down itself: whoever has no report since then was not evaluated

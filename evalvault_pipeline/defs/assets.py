@@ -17,16 +17,18 @@ import dagster as dg
 from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
-from evalvault_pipeline.cases.model import Batch
+from evalvault_pipeline.cases.model import Batch, PiiReport
 from evalvault_pipeline.defs.checks import check_reports, report_check_specs
 from evalvault_pipeline.defs.drift_asset import drift_asset
+from evalvault_pipeline.defs.fencing import Fence
 from evalvault_pipeline.defs.io_managers import BatchStream, ScoreStream, StoredBatches
 from evalvault_pipeline.defs.partitions import batch_partitions, in_order, snapshot_of, snapshots_in
 from evalvault_pipeline.defs.phoenix_assets import phoenix_assets
+from evalvault_pipeline.defs.retries import published_as, waited_out
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.defs.verdict_assets import place_of, verdict_assets
 from evalvault_pipeline.errors import PipelineError
-from evalvault_pipeline.evaluate import judging_with, plan_scoring, record_run, summarize_snapshot
+from evalvault_pipeline.evaluate import judging_with, pii_warning, plan_scoring, record_run, summarize_snapshot
 from evalvault_pipeline.logs import log_context
 from evalvault_pipeline.publishing.markdown import metrics_table, worst_table
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess
@@ -94,7 +96,7 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
             raise dg.Failure("The range holds no batch: its end stands before its start.", allow_retries=False)
         # Every file is checked before the first batch is written: a bad row refuses its snapshot whole.
         snapshots = {name: spec.snapshot_file(name) for name in dict.fromkeys(map(snapshot_of, in_order(keys)))}
-        described = {name: describe_snapshot(_inspected(file), spec) for name, file in snapshots.items()}
+        described = {name: describe_snapshot(_inspected(file, spec), spec) for name, file in snapshots.items()}
         unknown = [key for key in keys if key not in described[snapshot_of(key)][0].batch_keys]
         if unknown:
             gone = ", ".join(unknown)
@@ -104,10 +106,16 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
                 allow_retries=False,
             )
         wanted = set(keys)
+        for key in keys:
+            metadata = pii_metadata(described[snapshot_of(key)][0].pii)
+            context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=key)
+        for snapshot, _ in described.values():
+            if warning := pii_warning(f"{spec.name} {snapshot.name}", snapshot.pii):
+                context.log.warning(warning)
 
         def batches() -> Iterator[Batch]:
             for name, (snapshot, size) in described.items():
-                for batch in split_into_batches(read_cases(snapshots[name]), snapshot=snapshot, batch_size=size):
+                for batch in split_into_batches(read_cases(snapshots[name], pii=spec.pii), snapshot=snapshot, batch_size=size):
                     if batch.key in wanted:
                         yield batch
 
@@ -139,13 +147,19 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
 
         def scored_batches() -> Iterator[BatchScores]:
             lines = max(len(cases) // PROGRESS_LINES, 1)  # a line is an event in Dagster's database, of about 5 ms
+            fence = Fence(context.instance, context.run)
+            stream = _scored(cases, spec, settings, store_url=score_store, tracer=tracer, fence=fence)
             try:
-                for done, scored in enumerate(_scored(cases, spec, settings, store_url=score_store, tracer=tracer), start=1):
+                for done, scored in enumerate(stream, start=1):
                     context.add_asset_metadata(_batch_metadata(scored), asset_key=context.asset_key, partition_key=scored.key)
                     if done % lines == 0 or done == len(cases):
                         with log_context(batch=scored.key):
                             log.info("%d of %d batches scored, the last was %s", done, len(cases), scored.key)
                     yield scored
+            except Exception as error:
+                if again := waited_out(context, error):
+                    raise again from error
+                raise
             finally:
                 if tracer is not None:
                     context.log.info(f"traces in Phoenix: {tracer.finish()}")
@@ -171,8 +185,10 @@ def dataset_assets(spec: DatasetSpec, settings: Settings) -> list[dg.AssetsDefin
         if not wanted:
             nothing = f"No batch of {spec.name} is scored yet. Materialize {spec.name}/scores first."
             raise dg.Failure(nothing, allow_retries=False)
+        Fence(context.instance, context.run).check()
         started = datetime.fromtimestamp(_run_start(context), UTC)
-        reports = [_reported(folder, snapshot, context.run.run_id, started) for snapshot in wanted]
+        run_id = published_as(context.instance, context.run)
+        reports = [_reported(folder, snapshot, run_id, started) for snapshot in wanted]
         for one in reports:
             record_run(one, store_url=score_store)
         for earlier in reports[:-1]:
@@ -221,6 +237,7 @@ def report_metadata(report: RunReport, folder: ResultsFolder, settings: Settings
         "language": report.info.language,
         "unmeasured_reasons": dg.MetadataValue.json(report.unmeasured_by_reason),
         "missing_batches": ", ".join(report.info.missing_batches) or "none",
+        **pii_metadata(report.info.pii),
         "dataset_digest": report.dataset_digest[:DIGEST_SHOWN],
         "results": place_of(folder.results_file(snapshot), settings),
         "report": place_of(folder.markdown_file(snapshot), settings),
@@ -228,9 +245,14 @@ def report_metadata(report: RunReport, folder: ResultsFolder, settings: Settings
     }
 
 
-def _inspected(file: Path) -> Any:
+def pii_metadata(pii: PiiReport) -> dict[str, Any]:
+    """The policy of a snapshot and how often it masked what; the number of labels is plotted."""
+    return {"personal_data": str(pii), "masked": sum(pii.masked.values()), "masked_cases": pii.cases}
+
+
+def _inspected(file: Path, spec: DatasetSpec) -> Any:
     try:
-        return inspect_dataset(file)
+        return inspect_dataset(file, pii=spec.pii)
     except PipelineError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 
@@ -253,14 +275,14 @@ def _tracer(
     if phoenix is None or judge.spec is None:
         return None
     try:
-        return judge_tracer(phoenix, run_id=context.run.run_id, dataset=spec.name)
+        return judge_tracer(phoenix, run_id=published_as(context.instance, context.run), dataset=spec.name)
     except PipelineError as error:  # an evaluation does not wait for its traces; the upload says it again
         context.log.error(str(error))
         return None
 
 
 def _scored(
-    cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str, tracer: JudgeTracer | None
+    cases: StoredBatches, spec: DatasetSpec, settings: Settings, *, store_url: str, tracer: JudgeTracer | None, fence: Fence
 ) -> Iterator[BatchScores]:
     began: dict[str, Any] = {"at": time.monotonic()}
     for _, keys in groupby(cases, key=snapshot_of):
@@ -270,7 +292,9 @@ def _scored(
         judging = _shared(judging_with(settings, plan, spec=spec, tracer=tracer), began)
         batches: Iterable[Batch] = (cases[key] for key in chosen)
         # In this process: several runs share the cores, and no worker can outlive a run that is killed.
-        yield from score_batches(batches, plan=plan, store_url=store_url, judging=judging)
+        for scored in score_batches(batches, plan=plan, store_url=store_url, judging=judging, on_progress=fence.check):
+            yield scored
+            fence.check()
 
 
 def _shared(judging: Judging | None, began: dict[str, Any]) -> Judging | None:

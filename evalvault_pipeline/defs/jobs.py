@@ -1,36 +1,42 @@
 """Jobs: one per dataset over a range of its batches, one for all; others register partitions and promote a baseline."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
+from evalvault_pipeline.defs.fencing import WITHIN_TAG
 from evalvault_pipeline.defs.launch import evaluate_snapshot
 from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.retries import retry_tags
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing.baselines import Baselines
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.settings import Settings
 
-ALL_DATASETS_JOB = "all_datasets_evaluation_job"
+ALL_DATASETS_JOB, DAILY_JOB = "all_datasets_evaluation_job", "daily_evaluation_job"
+DAILY_HOUR = 7
+FIRST_DAY = "2026-01-01"  # of the days that can be made up for
 
 
 def evaluation_job_name(dataset: str) -> str:
     return f"{dataset}_evaluation_job"
 
 
-def dataset_job(spec: DatasetSpec) -> Any:
+def dataset_job(spec: DatasetSpec, settings: Settings) -> Any:
     """`<dataset>_evaluation_job`: cases, scores, report and verdict of the batches that the run's tags name."""
     return dg.define_asset_job(
         evaluation_job_name(spec.name),
         selection=dg.AssetSelection.groups(spec.name),
         description=f"Score batches of {spec.name} and report on their snapshots.",
+        tags=retry_tags(settings),
     )
 
 
-def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefinition]) -> dg.JobDefinition:
+def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefinition], settings: Settings) -> dg.JobDefinition:
     """`all_datasets_evaluation_job`: the newest snapshot of every dataset, one run each inside this one.
 
     Dagster refuses one job over several partition sets, so this job registers the batches and runs the datasets' jobs.
@@ -39,31 +45,68 @@ def all_datasets_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefiniti
     @dg.op
     @scrubbed
     def evaluate_newest_snapshots(context: dg.OpExecutionContext) -> None:
-        failed, not_begun = [], {}
-        for spec in catalog.datasets.values():
-            try:
-                newest = list(spec.snapshots())[-1:]
-            except PipelineError as error:
-                failed.append(str(error))
-                not_begun[spec.name] = str(error)
-                continue
-            if not newest:
-                context.log.warning(f"{spec.name}: no snapshot matches {spec.folder / spec.files}")
-            for snapshot in newest:
-                outcome = evaluate_snapshot(context.instance, spec, snapshot, job=job_named(evaluation_job_name(spec.name)))
-                (context.log.error if outcome.exit_code else context.log.info)(outcome.line)
-                if outcome.exit_code:
-                    failed.append(outcome.line)
-                if not outcome.run_id:
-                    not_begun[spec.name] = outcome.line
-        if failed:
-            raise dg.Failure("\n".join(failed), metadata=not_begun, allow_retries=False)
+        _evaluate_newest(context, catalog, job_named)
 
-    @dg.job(name=ALL_DATASETS_JOB, description="Score the newest snapshot of every dataset of the catalog.")
+    @dg.job(
+        name=ALL_DATASETS_JOB,
+        description="Score the newest snapshot of every dataset of the catalog.",
+        tags=retry_tags(settings),
+    )
     def all_datasets_evaluation_job() -> None:
         evaluate_newest_snapshots()
 
     return all_datasets_evaluation_job
+
+
+def daily_job(catalog: Catalog, job_named: Callable[[str], dg.JobDefinition], settings: Settings) -> dg.JobDefinition:
+    """`daily_evaluation_job`: the same for a day, as its files were at DAILY_HOUR of that day: also for one that was missed."""
+    days = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, timezone=settings.timezone, end_offset=1)
+
+    @dg.op
+    @scrubbed
+    def evaluate_snapshots_of_the_day(context: dg.OpExecutionContext) -> None:
+        _evaluate_newest(context, catalog, job_named, before=context.partition_time_window.start.replace(hour=DAILY_HOUR))
+
+    @dg.job(
+        name=DAILY_JOB,
+        description=f"Score the snapshot of every dataset that was the newest at {DAILY_HOUR:02d}:00 of a day.",
+        partitions_def=days,
+        tags=retry_tags(settings),
+    )
+    def daily_evaluation_job() -> None:
+        evaluate_snapshots_of_the_day()
+
+    return daily_evaluation_job
+
+
+def _evaluate_newest(
+    context: dg.OpExecutionContext,
+    catalog: Catalog,
+    job_named: Callable[[str], dg.JobDefinition],
+    before: datetime | None = None,
+) -> None:
+    failed, not_begun = [], {}
+    for spec in catalog.datasets.values():
+        try:
+            snapshots = spec.snapshots()
+        except PipelineError as error:
+            failed.append(str(error))
+            not_begun[spec.name] = str(error)
+            continue
+        there = [name for name, file in snapshots.items() if before is None or file.stat().st_mtime <= before.timestamp()]
+        if not there:
+            when = f" and was there by {before:%Y-%m-%d %H:%M}" if before else ""
+            context.log.warning(f"{spec.name}: no snapshot matches {spec.folder / spec.files}{when}")
+        for snapshot in there[-1:]:
+            job, tags = job_named(evaluation_job_name(spec.name)), {WITHIN_TAG: context.run_id}
+            outcome = evaluate_snapshot(context.instance, spec, snapshot, job=job, tags=tags)
+            (context.log.error if outcome.exit_code else context.log.info)(outcome.line)
+            if outcome.exit_code:
+                failed.append(outcome.line)
+            if not outcome.run_id:
+                not_begun[spec.name] = outcome.line
+    if failed:
+        raise dg.Failure("\n".join(failed), metadata=not_begun, allow_retries=False)
 
 
 def register_job(catalog: Catalog) -> dg.JobDefinition:

@@ -14,6 +14,7 @@ import dagster as dg
 from evalvault_pipeline import errors
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.retries import DATABASE_AWAY, MAX_RETRIES_TAG
 from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
 from evalvault_pipeline.scoring.store import is_running
 
@@ -58,7 +59,8 @@ def evaluate_snapshot(
     for range_tags in registration.runs:
         result = job.execute_in_process(
             instance=instance,
-            tags={**(tags or {}), **range_tags, PROCESS_TAG: _process()},
+            # Dagster cannot start such a run again: whoever executes it does.
+            tags={**(tags or {}), **range_tags, PROCESS_TAG: _process(), MAX_RETRIES_TAG: "0"},
             raise_on_error=False,
             run_config=QUIET,
         )
@@ -110,10 +112,19 @@ def not_begun(instance: dg.DagsterInstance, run_id: str) -> dict[str, str] | Non
 def bury_dead_runs(instance: dg.DagsterInstance, job: str) -> None:
     """Report runs of this job as failed whose process, on this machine, was killed; they would stay STARTED for ever."""
     for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.STARTED])):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if host == platform.node() and pid.isdigit() and not is_running(int(pid)):
-            instance.report_run_failed(run, f"Its process {pid} is gone; what it had scored is kept.")
+        if process := dead_process(run):
+            instance.report_run_failed(run, f"Its process {process} is gone; what it had scored is kept.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)  # its place in the pool `judge`
+
+
+def dead_process(run: dg.DagsterRun) -> int | None:
+    """The process of a run that was executed here, where it is gone; of another machine's processes nothing is known.
+
+    Dagster copies tags to who executes a run again, in another process: his are not meant.
+    """
+    machine, _, process = run.tags.get(PROCESS_TAG, "").rpartition(":")
+    ours = run.parent_run_id is None and machine == platform.node() and process.isdigit()
+    return int(process) if ours and not is_running(int(process)) else None
 
 
 def dagster_instance() -> dg.DagsterInstance:
@@ -126,7 +137,7 @@ def dagster_instance() -> dg.DagsterInstance:
     except dg.DagsterInvariantViolationError as error:
         raise InvalidSetting(f"DAGSTER_HOME cannot be used: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:
-        if type(error).__name__ not in {"DagsterPostgresException", "OperationalError"}:
+        if type(error).__name__ not in DATABASE_AWAY:
             raise
         raise ServiceUnavailable(
             "Dagster's Postgres does not answer. Check DAGSTER_PG_HOST, DAGSTER_PG_PORT, user and password."

@@ -64,7 +64,7 @@ def plan_registration(spec: DatasetSpec, snapshot: str, *, existing: Sequence[st
     The set keeps the order of insertion, and a range runs over that order: so it is kept in the order of snapshots and
     batches, by adding again whatever has to stand behind a new batch.
     """
-    described, _ = describe_snapshot(inspect_dataset(spec.snapshot_file(snapshot)), spec)
+    described, _ = describe_snapshot(inspect_dataset(spec.snapshot_file(snapshot), pii=spec.pii), spec)
     others = [key for key in existing if snapshot_of(key) != snapshot]
     wanted = in_order([*others, *described.batch_keys])
     same = next((at for at, (old, new) in enumerate(zip(existing, wanted, strict=False)) if old != new), None)

@@ -8,17 +8,19 @@ import dagster as dg
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess
 from evalvault_pipeline.scoring.judges import judge_spec
 from evalvault_pipeline.scoring.providers import JudgeAccess
+from evalvault_pipeline.secrets import read_secret
 from evalvault_pipeline.settings import load_settings
 from evalvault_pipeline.tracking import phoenix_access
 
 
 class ScoreStoreResource(dg.ConfigurableResource[str]):
-    """Where scores are kept. The UI shows `url`, so one with a password is left out and read from the settings instead."""
+    """Where scores are kept: EVALVAULT_STORE_URL, read where it is used since it may hold a password; else `default_url`."""
 
-    url: str | None = None
+    default_url: str
 
     def create_resource(self, context: dg.InitResourceContext) -> str:
-        return self.url or load_settings().score_store_url
+        chosen = read_secret("EVALVAULT_STORE_URL", load_settings())
+        return chosen.get_secret_value() if chosen else self.default_url
 
 
 class PhoenixResource(dg.ConfigurableResource[PhoenixAccess | None]):

@@ -1,6 +1,7 @@
-"""What a step fails with is kept in Dagster's database and shown in its UI: so without secrets. Its log lines name its run.
+"""What a step fails with is kept in Dagster's database and shown in its UI: so without secrets and personal data.
+Its log lines name its run.
 
-Our own errors hold none. A library's may quote a key or an address; their text is kept with `[SECRET]` in its place.
+Our own errors hold none. A library's may quote a key or a text; it is kept with `[SECRET]` or `[PHONE]` in its place.
 """
 
 import functools
@@ -11,11 +12,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 
+from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.logs import log_context, without_secrets
 
 P = ParamSpec("P")
 T = TypeVar("T")
+OURS = (PipelineError, dg.Failure, dg.RetryRequested, dg.DagsterError)
 
 
 class StepFailed(Exception):
@@ -23,14 +26,14 @@ class StepFailed(Exception):
 
 
 def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
-    """The body of an asset, op or IO manager: unexpected errors are without secrets, log lines with run and dataset."""
+    """The body of an asset, op, sensor or IO manager: errors hide secrets and people, log lines name run and dataset."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             with log_context(**_about(*args, *kwargs.values())):
                 return function(*args, **kwargs)
-        except (PipelineError, dg.Failure, dg.DagsterError):
+        except OURS:
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None
@@ -40,7 +43,7 @@ def scrubbed(function: Callable[P, T]) -> Callable[P, T]:
         try:
             with log_context(**_about(*args, *kwargs.values())):
                 yield from function(*args, **kwargs)  # type: ignore[misc]  # a generator function
-        except (PipelineError, dg.Failure, dg.DagsterError):
+        except OURS:
             raise
         except Exception as error:  # noqa: BLE001  all others: a library's
             raise _without(error) from None
@@ -62,4 +65,4 @@ def _about(*values: object) -> dict[str, str]:
 
 def _without(error: Exception) -> StepFailed:
     said = traceback.format_exception_only(error)[-1].strip()
-    return StepFailed(without_secrets(f"{said}\n\n{''.join(traceback.format_exception(error))}").rstrip())
+    return StepFailed(redacted(without_secrets(f"{said}\n\n{''.join(traceback.format_exception(error))}")).rstrip())

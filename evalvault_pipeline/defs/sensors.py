@@ -7,9 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from evalvault_pipeline.cases.catalog import Catalog
+from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.defs.jobs import evaluation_job_name
 from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 
 # A file that was written to a moment ago may not be whole yet.
@@ -21,8 +22,9 @@ TICK_SECONDS = 20.0
 def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinition:
     """`new_snapshot_sensor`: registers a new or changed snapshot's batches and requests a run over them.
 
-    The cursor holds size and time of each file that was dealt with, and the batch size of the catalog. A snapshot whose file
-    is removed keeps its partitions and its history. A bad file is named in the tick, and tried again when it changes.
+    The cursor holds size and time of each file that was dealt with, and the catalog's batch size and policy for personal
+    data. A snapshot whose file is removed keeps its partitions and its history. A bad file is named in the tick, and tried
+    again when it changes.
     """
 
     @dg.sensor(
@@ -31,6 +33,7 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
         minimum_interval_seconds=30,
         description="Scores a snapshot when its file appears or changes.",
     )
+    @scrubbed
     def watch_snapshots(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         seen: dict[str, list[int]] = json.loads(context.cursor or "{}")
         requests: list[dg.RunRequest] = []
@@ -43,7 +46,7 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
                 problems.append(str(error))
                 continue
             for snapshot, file in snapshots.items():
-                name, state = f"{spec.name}/{snapshot}", _state(file, spec.batch_size)
+                name, state = f"{spec.name}/{snapshot}", _state(file, spec)
                 if state is None or seen.get(name) == state or time.monotonic() > end:
                     continue
                 try:
@@ -67,12 +70,16 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
     return watch_snapshots
 
 
-def _state(file: Path, batch_size: int | None) -> list[int] | None:
-    """[size, time of writing, batch size of the catalog]; None while the file is still being written."""
+def _state(file: Path, spec: DatasetSpec) -> list[int] | None:
+    """[size, time of writing, batch size of the catalog, its policy for personal data unless it is `redact`].
+
+    None while the file is still being written.
+    """
     try:
         stat = file.stat()
     except FileNotFoundError:
         return None
     if 0 <= time.time() - stat.st_mtime < SETTLED_SECONDS:
         return None
-    return [stat.st_size, stat.st_mtime_ns, batch_size or 0]
+    policy = {"redact": [], "block": [1], "off": [2]}[spec.pii]
+    return [stat.st_size, stat.st_mtime_ns, spec.batch_size or 0, *policy]

@@ -14,6 +14,7 @@ import dagster as dg
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.defs.checks import check_verdicts, verdict_check_specs
 from evalvault_pipeline.defs.partitions import batch_partitions, snapshots_in
+from evalvault_pipeline.defs.retries import attempts
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.publishing import charts
@@ -117,12 +118,13 @@ def reported_snapshots(context: dg.AssetExecutionContext, spec: DatasetSpec, fol
 
 
 def reported_in_this_run(context: dg.AssetExecutionContext, spec: DatasetSpec) -> list[str]:
-    """The snapshots on which the run of this step has reported."""
+    """The snapshots on which the run of this step has reported, or the one that it retries."""
     report = dg.AssetKey([spec.name, "report"])
-    events = context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    of_type = dg.DagsterEventType.ASSET_MATERIALIZATION
     return [
         str(event.dagster_event.materialization.metadata["snapshot"].value)
-        for event in events
+        for run_id in attempts(context.instance, context.run)
+        for event in context.instance.all_logs(run_id, of_type=of_type)
         if event.dagster_event and event.dagster_event.asset_key == report
     ]
 

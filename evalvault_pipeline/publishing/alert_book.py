@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from evalvault_pipeline.errors import ScoreStoreUnavailable
 from evalvault_pipeline.reporting.incidents import Board, Kind, Notice
-from evalvault_pipeline.scoring.database import Database
+from evalvault_pipeline.scoring.database import Database, Schema
 
 ATTEMPTS = 20
 LEASE_SECONDS = 300.0  # a delivery that was begun is not begun by another for so long: no channel takes longer
@@ -43,6 +43,7 @@ deliveries = sa.Table(
     sa.Column("reference", sa.String(200), nullable=True, doc="of the message, in channels that have threads"),
     sa.Column("error", sa.Text, nullable=True),
 )
+SCHEMA = Schema(part="alerts", tables=_metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class AlertBook:
     """Of the database at a URL. Raises ScoreStoreUnavailable, InvalidSetting."""
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url, _metadata)
+        self._database = Database(url, SCHEMA)
 
     def __enter__(self) -> AlertBook:
         return self

@@ -113,7 +113,15 @@ def _page(verdict: Verdict, trend: Sequence[TrendPoint], language: str) -> dict[
         "left_out": left_out,
         "left_out_text": ", ".join(f"{labels[kind]} {count:,}" for kind, count in left_out.items()),
         "traced": _TRACED,
+        "masked": _masked,
     }
+
+
+def _masked(pii: Any) -> str:
+    """What the results say of personal data: the policy, and each label with how often it was set."""
+    if not isinstance(pii, dict) or not isinstance(masked := pii.get("masked"), dict):
+        return "–"
+    return f"{pii.get('policy')}: {', '.join(f'{count} {label}' for label, count in masked.items()) or 0}"
 
 
 def _safe(svg: str) -> Any:

@@ -25,6 +25,8 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
         lines += ["## Not measured", "", *(f"- {plain(detail)}" for detail in report.unmeasured_details), ""]
     if info.skipped_rows:
         lines += [f"## Skipped rows: {len(info.skipped_rows)}", "", *(f"- {plain(row)}" for row in info.skipped_rows[:20]), ""]
+    if info.pii.open:
+        lines += [f"**pii is {info.pii}**", ""]
     if info.missing_batches:
         lines += [f"**Stands on {len(info.batches)} batches; not scored yet: {plain(', '.join(info.missing_batches))}**", ""]
     if report.worst:
@@ -35,6 +37,7 @@ def report_markdown(report: RunReport, *, cases: int = 20) -> str:
         f"- run {plain(info.run_id)}, {info.started_at:%Y-%m-%d %H:%M} UTC, profile `{info.profile}`, judge `{info.judge}`",
         *judge_lines(report),
         f"- dataset version {plain(info.dataset_version)}, digest `{report.dataset_digest[:12]}`, language `{info.language}`",
+        f"- personal data masked: {info.pii.counts} (policy `{info.pii.policy}`)",
         f"- tokens by `{info.tokenizer}`; {report.computed} scores computed, {report.reused} taken from the score store",
         "",
     ]

@@ -5,18 +5,19 @@ What is sent over it stands in `phoenix_upload.py` (datasets, experiments) and `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
-from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from evalvault_pipeline.cases.redaction import redacted
-from evalvault_pipeline.errors import InvalidSetting, PhoenixUnavailable
+from evalvault_pipeline.errors import InvalidSetting, PhoenixUnavailable, PipelineError
+from evalvault_pipeline.logs import without_secrets
+from evalvault_pipeline.secrets import Secret
 
 if TYPE_CHECKING:
     from phoenix.client.resources.experiments import Experiments
@@ -30,13 +31,9 @@ class PhoenixAccess:
     """Where Phoenix is. `sample_rate` is the share of cases whose judge calls are traced."""
 
     endpoint: str
-    token: SecretStr | None = None
+    token: Secret | None = None
     sample_rate: float = 1.0
     project: str = "evalvault"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.token.get_secret_value()}"} if self.token else {}
 
     @property
     def shown(self) -> str:
@@ -55,19 +52,19 @@ class PhoenixServer:
         self.access = access
         self.http = httpx.Client(
             base_url=access.endpoint,
-            headers=access.headers,
+            auth=Token(access),
             timeout=httpx.Timeout(60.0, connect=3.0),
             transport=_Persistent(limits=httpx.Limits(max_connections=4, max_keepalive_connections=4)),
         )
 
     def __enter__(self) -> PhoenixServer:
         try:
-            with httpx.Client(base_url=self.access.endpoint, headers=self.access.headers, timeout=10.0) as once:
+            with httpx.Client(base_url=self.access.endpoint, auth=Token(self.access), timeout=10.0) as once:
                 self._checked(once.get("/v1/datasets", params={"limit": 1}))
         except (httpx.TransportError, httpx.HTTPStatusError) as error:
             self.http.close()
             raise self.unavailable(error) from None
-        except InvalidSetting:
+        except PipelineError:
             self.http.close()
             raise
         return self
@@ -114,7 +111,7 @@ class PhoenixServer:
         except httpx.TransportError as error:
             raise self.unavailable(error) from None
         except httpx.HTTPStatusError as error:
-            said = redacted(" ".join(error.response.text.split()))[:200]
+            said = without_secrets(redacted(" ".join(error.response.text.split())))[:200]
             raise PhoenixUnavailable(
                 f"Phoenix at {self.access.shown} refuses {method} {path} (HTTP {error.response.status_code}): {said}. The run "
                 "is kept: upload it later."
@@ -133,6 +130,28 @@ class PhoenixServer:
             return response.json()
         except ValueError:  # a web page: something else answers there
             raise PhoenixUnavailable(f"What answers at {self.access.shown} is no Phoenix. Check PHOENIX_ENDPOINT.") from None
+
+
+class Token(httpx.Auth):
+    """Sends the token as it is now with each request, and once more where it was rotated. Raises as `read_secret`."""
+
+    def __init__(self, access: PhoenixAccess) -> None:
+        self._token = access.token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        token = self._token.read() if self._token else None
+        if self._token is None or token is None:
+            if request.url.userinfo:  # of a proxy before Phoenix
+                basic = httpx.BasicAuth(request.url.username, request.url.password)
+                yield from basic.auth_flow(request)
+            else:
+                yield request
+            return
+        request.headers["authorization"] = f"Bearer {token.get_secret_value()}"
+        response = yield request
+        if response.status_code in (401, 403) and (other := self._token.read(refused=token)) not in (token, None):
+            request.headers["authorization"] = f"Bearer {other.get_secret_value()}"
+            yield request
 
 
 class _Persistent(httpx.HTTPTransport):

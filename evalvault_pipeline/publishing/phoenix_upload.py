@@ -151,12 +151,18 @@ def upload_experiment(
     )
 
 
-def find_experiment(server: PhoenixServer, dataset: PhoenixDataset, run_id: str) -> dict[str, Any] | None:
-    """The experiment of a run; of several that were created at once the oldest, which is what all of them take."""
+def find_experiment(
+    server: PhoenixServer, dataset: PhoenixDataset, run_id: str, *, dataset_digest: str | None = None
+) -> dict[str, Any] | None:
+    """The experiment of a run; of several that were created at once the oldest, which is what all of them take.
+
+    With `dataset_digest`, only one over these very cases: a run that is tried again may find its file changed.
+    """
+    wanted = {RUN_ID: run_id, **({"dataset_digest": dataset_digest} if dataset_digest else {})}
     same = [
         item
         for item in server.pages(f"/v1/datasets/{quote(dataset.id, safe='')}/experiments")
-        if (item.get("metadata") or {}).get(RUN_ID) == run_id
+        if wanted.items() <= (item.get("metadata") or {}).items()
     ]
     return same[-1] if same else None
 
@@ -181,7 +187,7 @@ def _experiment(server: PhoenixServer, dataset: PhoenixDataset, name: str, repor
     kept = ("snapshot", "dataset_version", "dataset_digest", "profile", "model_name", "pass_rate", "coverage", "thresholds")
     metadata = {RUN_ID: report.info.run_id, **{key: header[key] for key in kept}, "judge": dict(report.info.judge_details)}
     for _ in range(3):
-        if found := find_experiment(server, dataset, report.info.run_id):
+        if found := find_experiment(server, dataset, report.info.run_id, dataset_digest=report.dataset_digest):
             return found
         try:
             server.experiments.create(
@@ -196,7 +202,7 @@ def _experiment(server: PhoenixServer, dataset: PhoenixDataset, name: str, repor
             log.info("Phoenix failed at an experiment (HTTP %d); looking for it", error.response.status_code)
         except httpx.HTTPError as error:  # it may have been created all the same
             log.info("Phoenix did not answer while an experiment was created (%s); looking for it", type(error).__name__)
-    found = find_experiment(server, dataset, report.info.run_id)
+    found = find_experiment(server, dataset, report.info.run_id, dataset_digest=report.dataset_digest)
     if found is None:
         raise server.unavailable(httpx.ConnectError("no experiment"))
     return found

@@ -7,7 +7,6 @@ dataset stands is told of those in the catalog now; what others ran is counted a
 from __future__ import annotations
 
 import errno
-import hmac
 import logging
 import socket
 import threading
@@ -20,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline import __version__
+from evalvault_pipeline.access.keys import ApiKey, required_key
 from evalvault_pipeline.cases.catalog import DatasetSpec, load_catalog
-from evalvault_pipeline.errors import InvalidCatalog, InvalidSetting, PipelineError, ServiceUnavailable
+from evalvault_pipeline.errors import InvalidCatalog, PipelineError, ServiceUnavailable
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.run_history import RunHistory
 from evalvault_pipeline.reporting.incidents import BACKUPS, State
 from evalvault_pipeline.reporting.overview import newest_runs
 from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -78,10 +79,14 @@ class WatchedDatasets:
 
 
 class Exporter:
-    """Collects from the database at a URL, at each scrape only what is new; threads that ask at once wait for each other."""
+    """Collects from the database, at each scrape only what is new; threads that ask at once wait for each other.
 
-    def __init__(self, store_url: str, catalog: Path, clock: Callable[[], float] = time.time) -> None:
-        self._url, self._clock = store_url, clock
+    The database's URL is asked for each time: a password may change.
+    """
+
+    def __init__(self, store_url: Callable[[], str], catalog: Path, clock: Callable[[], float] = time.time) -> None:
+        self._store_url, self._clock = store_url, clock
+        self._url = ""
         self._lock = threading.Lock()
         self._catalog = WatchedDatasets(catalog)
         self._watched: Mapping[str, list[str]] = {}
@@ -110,6 +115,7 @@ class Exporter:
             self._until = ""  # their runs were passed over
         self._watched = watched
         try:
+            self._url = self._store_url()
             self._read()
             found = [*self._of_runs(), *self._of_calls(), *self._of_alerts()]
         except PipelineError:
@@ -283,7 +289,7 @@ class Exporter:
         yield GaugeMetricFamily("evalvault_alerts_undelivered", "Messages that no channel took yet.", value=waiting)
 
 
-def registry(store_url: str, catalog: Path) -> CollectorRegistry:
+def registry(store_url: Callable[[], str], catalog: Path) -> CollectorRegistry:
     from prometheus_client import CollectorRegistry
 
     found = CollectorRegistry(auto_describe=False)
@@ -291,19 +297,20 @@ def registry(store_url: str, catalog: Path) -> CollectorRegistry:
     return found
 
 
-def serve(store_url: str, *, catalog: Path, host: str, port: int, api_key: str | None) -> Any:
+def serve(store_url: Callable[[], str], *, catalog: Path, host: str, port: int, api_key: Secret) -> Any:
     """A server of `/metrics` and `/healthz`, not started yet (`serve_forever`). Behind `X-API-Key` where a key is set.
 
-    Raises InvalidSetting where other machines could read it without a key, ServiceUnavailable where the port is taken or the
-    address is none of this machine.
+    The key is read for each request: a rotated one counts at once, and one that is gone opens nothing.
+    Raises InvalidSetting where other machines could read it without a key, or with a short one; ServiceUnavailable where the
+    port is taken or the address is none of this machine.
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
     from prometheus_client import make_wsgi_app
     from prometheus_client.exposition import ThreadingWSGIServer
 
-    if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        raise InvalidSetting(f"Bound to {host}, the metrics are for everybody. Set EVALVAULT_API_KEY, or bind to 127.0.0.1.")
+    first = api_key.read()
+    guarded = required_key(first.get_secret_value() if first else None, host=host, what="The exporter") is not None
     metrics = make_wsgi_app(registry(store_url, catalog))
 
     class Quiet(WSGIRequestHandler):
@@ -313,8 +320,12 @@ def serve(store_url: str, *, catalog: Path, host: str, port: int, api_key: str |
     def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/healthz":
             return _said(start, "200 OK", b"ok\n")
+        try:
+            key = api_key.read()
+        except PipelineError:
+            return _said(start, "503 Service Unavailable", b'{"error":"the key cannot be read"}', "application/json")
         given = environ.get("HTTP_X_API_KEY", "").encode("latin-1", "replace")
-        if api_key is not None and not hmac.compare_digest(given, api_key.encode()):
+        if (guarded or key) and (key is None or not ApiKey(key.get_secret_value()).matches(given)):
             return _said(start, "401 Unauthorized", b'{"error":"Unauthorized"}', "application/json")
         if environ["PATH_INFO"] not in ("/", "/metrics"):
             return _said(start, "404 Not Found", b"there is /metrics and /healthz\n")

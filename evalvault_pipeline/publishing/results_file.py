@@ -113,6 +113,14 @@ class CacheEntry(TypedDict):
     saved_cost_usd: float | None
 
 
+class PiiEntry(TypedDict):
+    """The dataset's policy for personal data; label -> how often it was set, in how many cases. Never a value."""
+
+    policy: str
+    masked: dict[str, int]
+    cases: int
+
+
 class ResultsFile(TypedDict):
     """A run's results. Besides these keys there is `avg_<metric>` for each metric: its mean, or null."""
 
@@ -147,6 +155,7 @@ class ResultsFile(TypedDict):
     usage: UsageEntry
     cache: CacheEntry
     skipped_rows: list[str]
+    pii: PiiEntry
     batches: list[str]
     missing_batches: list[str]
     metrics_evaluated: list[str]
@@ -196,6 +205,7 @@ def results_header(report: RunReport) -> dict[str, Any]:
             "saved_cost_usd": report.saved.dollars,
         },
         "skipped_rows": list(info.skipped_rows),
+        "pii": {"policy": info.pii.policy, "masked": dict(info.pii.masked), "cases": info.pii.cases},
         "batches": list(info.batches),
         "missing_batches": list(info.missing_batches),
         "metrics_evaluated": [metric.name for metric in report.metrics],

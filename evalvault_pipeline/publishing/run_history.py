@@ -21,12 +21,12 @@ from evalvault_pipeline.publishing.recorded_runs import build_run
 from evalvault_pipeline.publishing.results_file import case_entry, results_header
 from evalvault_pipeline.reporting.recorded import RecordedRun, TrendPoint
 from evalvault_pipeline.reporting.report import RunReport
-from evalvault_pipeline.scoring.database import Database
+from evalvault_pipeline.scoring.database import Database, Schema
 
 CHUNK_CASES = 200
 _metadata = sa.MetaData()
 runs = sa.Table(
-    "runs",
+    "recorded_runs",
     _metadata,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("snapshot", sa.String(200), primary_key=True, doc="a Dagster run may report on several"),
@@ -43,11 +43,21 @@ chunks = sa.Table(
 )
 
 
+def _rename_runs(connection: sa.Connection) -> None:
+    """In the first version the table had the name of one of Dagster's, which may stand in the same database."""
+    inspector = sa.inspect(connection)
+    if inspector.has_table("runs") and "chunks" in {column["name"] for column in inspector.get_columns("runs")}:
+        connection.execute(sa.text("ALTER TABLE runs RENAME TO recorded_runs"))
+
+
+SCHEMA = Schema(part="runs", tables=_metadata, changes=(_rename_runs,))
+
+
 class RunHistory:
     """The runs in the database at a URL. Raises ScoreStoreUnavailable, InvalidSetting."""
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url, _metadata)
+        self._database = Database(url, SCHEMA)
 
     def __enter__(self) -> RunHistory:
         return self
@@ -63,8 +73,7 @@ class RunHistory:
             digest = hashlib.sha256(text).hexdigest()
             digests.append(digest)
             row = {"digest": digest, "cases": zlib.compress(text, 3)}
-            with self._database.writing() as connection:
-                connection.execute(dialect.insert(chunks).on_conflict_do_nothing(), row)
+            self._execute(dialect.insert(chunks).on_conflict_do_nothing(), row)
         row = {
             "run_id": report.info.run_id,
             "snapshot": report.info.snapshot,
@@ -76,8 +85,7 @@ class RunHistory:
         insert = dialect.insert(runs)
         keys = ["run_id", "snapshot"]
         values = {name: insert.excluded[name] for name in row if name not in keys}
-        with self._database.writing() as connection:
-            connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=values), row)
+        self._execute(insert.on_conflict_do_update(index_elements=keys, set_=values), row)
 
     def find(self, run_id: str, *, dataset: str | None = None, snapshot: str | None = None) -> RecordedRun:
         """The run with this id, or the only one whose id begins so; `snapshot` chooses of several that it reported on.
@@ -128,9 +136,11 @@ class RunHistory:
         """The names of all that were run."""
         return [row.dataset for row in self._rows(sa.select(runs.c.dataset).distinct().order_by(runs.c.dataset))]
 
+    def _execute(self, statement: sa.Insert, row: dict[str, Any]) -> None:
+        self._database.write(lambda connection: connection.execute(statement, row))
+
     def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
-        with self._database.reading() as connection:
-            return connection.execute(query).all()
+        return self._database.read(lambda connection: connection.execute(query).all())
 
     def _run(self, row: Any) -> RecordedRun:
         digests = row.chunks.split()

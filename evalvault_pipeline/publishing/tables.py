@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline.cases.loading import ContentDigest
-from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
+from evalvault_pipeline.cases.model import Batch, EvalCase, PiiReport, Snapshot
 from evalvault_pipeline.errors import NothingScored, UnknownSnapshot, UnreadableFile
 from evalvault_pipeline.publishing.markdown import report_markdown
 from evalvault_pipeline.publishing.results_file import replacing, write_results
@@ -150,7 +150,7 @@ def _newest(files: dict[str, tuple[int, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _snapshot_of(about: dict[str, Any]) -> Snapshot:
-    return Snapshot(**about["snapshot"])
+    return Snapshot(**{**about["snapshot"], "pii": PiiReport(**about["snapshot"].get("pii", {}))})
 
 
 def write_report(folder: ResultsFolder, report: RunReport) -> None:

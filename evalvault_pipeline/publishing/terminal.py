@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evalvault_pipeline.cases.model import PiiReport
 from evalvault_pipeline.publishing.alert_book import Delivery
 from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, percent, why
 from evalvault_pipeline.publishing.results_file import CaseEntry
@@ -57,6 +58,8 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
         console.print(
             Text(f"bad rows were skipped: {len(report.info.skipped_rows)} faults (skipped_rows in the results)", "yellow")
         )
+    if told := _pii(report.info.pii):
+        console.print(told)
     if report.worst and cases:
         console.print(_worst(report.worst[:cases], f"Worst cases ({min(cases, len(report.worst))} of {report.failed} failed)"))
 
@@ -199,9 +202,18 @@ def print_catalog(states: Iterable[SnapshotState], console: Console, *, title: s
     for column in ("dataset", "snapshot", "cases", "batches", "language", "state"):
         table.add_column(column, no_wrap=column == "dataset")
     for item in states:
-        state = Text("fine", "green") if item.problem is None else _text(item.problem, "red")
+        masked = _pii(item.pii)
+        fine = Text.assemble(("fine", "green"), "; " if masked else "", masked)
+        state = fine if item.problem is None else _text(item.problem, "red")
         table.add_row(item.dataset, item.snapshot, item.cases, item.batches, item.language, state)
     console.print(table)
+
+
+def _pii(pii: PiiReport) -> Text:
+    """What was masked, or that nothing is; empty where there was nothing to mask."""
+    if pii.open:
+        return Text(f"pii is {pii}", "yellow")
+    return Text(f"personal data masked: {pii}") if pii.masked else Text()
 
 
 def _text(text: str, style: str = "") -> Text:

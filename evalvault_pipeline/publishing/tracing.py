@@ -18,7 +18,7 @@ import httpx
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.cases.redaction import redacted
-from evalvault_pipeline.publishing.phoenix import PhoenixAccess
+from evalvault_pipeline.publishing.phoenix import PhoenixAccess, Token
 from evalvault_pipeline.publishing.phoenix_upload import evaluation
 from evalvault_pipeline.scoring.judges import Answer, Message
 from evalvault_pipeline.scoring.model import MetricScore
@@ -52,7 +52,7 @@ class JudgeTracer:
         for name in ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what is lost is counted
         self._exporter = _counting(
-            OTLPSpanExporter(endpoint=f"{access.endpoint}/v1/traces", headers=access.headers, timeout=SEND_SECONDS)
+            OTLPSpanExporter(endpoint=f"{access.endpoint}/v1/traces", session=_session(access), timeout=SEND_SECONDS)
         )
         self._provider = TracerProvider(
             resource=Resource.create({"openinference.project.name": access.project, "service.name": "evalvault-pipeline"}),
@@ -142,7 +142,7 @@ class JudgeTracer:
             self._provider.shutdown()
 
     def _send_annotations(self, until: float) -> None:
-        with httpx.Client(base_url=self._access.endpoint, headers=self._access.headers, timeout=SEND_SECONDS) as http:
+        with httpx.Client(base_url=self._access.endpoint, auth=Token(self._access), timeout=SEND_SECONDS) as http:
             for start in range(0, len(self._annotations), ANNOTATIONS_AT_ONCE):
                 if time.monotonic() >= until:
                     return
@@ -195,6 +195,20 @@ class CaseTrace:
         """The case has all its scores."""
         self._span.end()
         self._owner.annotate(format(self._span.get_span_context().span_id, "016x"), scores)
+
+
+def _session(access: PhoenixAccess) -> Any:
+    """Sends the token as it is at each request."""
+    import requests
+
+    def authorized(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if access.token and (token := access.token.read()):
+            request.headers["authorization"] = f"Bearer {token.get_secret_value()}"
+        return request
+
+    session = requests.Session()
+    session.auth = authorized
+    return session
 
 
 def _text(**values: Any) -> dict[str, str]:

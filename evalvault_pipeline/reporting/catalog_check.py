@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evalvault_pipeline.cases.catalog import Catalog, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset
+from evalvault_pipeline.cases.model import PiiReport
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.scoring.metrics import metrics_by_name
 
@@ -20,6 +21,7 @@ class SnapshotState:
     cases: str = "–"
     batches: str = "–"
     language: str = "–"
+    pii: PiiReport = field(default_factory=PiiReport)
     problem: str | None = None
 
 
@@ -40,7 +42,7 @@ def check_catalog(catalog: Catalog) -> Iterator[SnapshotState]:
             yield SnapshotState(dataset=spec.name, problem=f"no file matches {spec.folder / spec.files}; put a snapshot there")
         for snapshot, file in snapshots.items():
             try:
-                found = inspect_dataset(file)
+                found = inspect_dataset(file, pii=spec.pii)
             except PipelineError as error:
                 yield SnapshotState(dataset=spec.name, snapshot=snapshot, problem=str(error))
                 continue
@@ -51,4 +53,5 @@ def check_catalog(catalog: Catalog) -> Iterator[SnapshotState]:
                 cases=str(found.case_count),
                 batches=f"{described.batch_count} of {size}",
                 language=described.language,
+                pii=found.pii,
             )

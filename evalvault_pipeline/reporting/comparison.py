@@ -333,6 +333,11 @@ def _what_else_differs(baseline: RecordedRun, candidate: RecordedRun, metrics: S
             told.append(f"measured in the {where} only, and left out here: {', '.join(sorted(these))}")
     if old["dataset_version"] != new["dataset_version"]:
         told.append(f"another version of the dataset: {old['dataset_version']}, now {new['dataset_version']}")
+    policy, policy_now = map(_pii_policy, (old, new))
+    if policy != policy_now:
+        told.append(
+            f"another policy for personal data: {policy}, now {policy_now}; what one of them masks is another text there"
+        )
     for run, where in ((baseline, "baseline"), (candidate, "candidate")):
         if missing := run.header["missing_batches"]:
             told.append(f"the {where} lacks {len(missing)} batches: {', '.join(missing[:5])}")
@@ -344,6 +349,11 @@ def _what_else_differs(baseline: RecordedRun, candidate: RecordedRun, metrics: S
                 f"its scores {run.passed} of {len(run.case_ids)}: it was edited, and the scores are taken"
             )
     return told, comparable
+
+
+def _pii_policy(header: Mapping[str, Any]) -> str:
+    pii = header.get("pii")
+    return str(pii.get("policy")) if isinstance(pii, dict) else "unknown"
 
 
 def _both(baseline: RecordedRun, candidate: RecordedRun, metric: str) -> bool:

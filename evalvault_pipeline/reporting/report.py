@@ -17,6 +17,7 @@ from statistics import pstdev
 from typing import Any
 
 from evalvault_pipeline.cases.loading import ContentDigest
+from evalvault_pipeline.cases.model import PiiReport
 from evalvault_pipeline.reporting.statistics import bootstrap_mean_interval, quantiles, wilson_interval
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
@@ -44,6 +45,7 @@ class RunInfo:
     batches: Sequence[str] = ()
     missing_batches: Sequence[str] = ()
     judge_details: Mapping[str, Any] = field(default_factory=dict)
+    pii: PiiReport = field(default_factory=PiiReport)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.errors import JudgeMisconfigured, JudgeUnavailable, PipelineError
+from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, JudgeSpec, Message, Reply, Shape
 from evalvault_pipeline.scoring.limiter import AdaptiveLimiter
@@ -200,9 +201,7 @@ class CallPool:
     async def _valid(self, reply: Reply, prompt: str, shape: Shape, scope: Scope, bill: Bill, seed: int) -> tuple[Any, str]:
         """The value of a reply and its text; a reply that has none is asked for once more."""
         if reply.refused:
-            raise CallFailed(
-                Reason.REFUSED, f"the judge declined: {self.judge.spec.scrubbed(reply.text)[:200] or 'content filter'}"
-            )
+            raise CallFailed(Reason.REFUSED, f"the judge declined: {without_secrets(reply.text)[:200] or 'content filter'}")
         limit = self.judge.spec.max_tokens
         messages: list[Message] = [("user", prompt)]
         if reply.cut:
@@ -219,9 +218,7 @@ class CallPool:
         answer = await self._chat(again, shape, scope, bill, n=1, seed=seed + 1, priority=0, max_tokens=limit)
         second = answer.replies[0]
         if second.refused:
-            raise CallFailed(
-                Reason.REFUSED, f"the judge declined: {self.judge.spec.scrubbed(second.text)[:200] or 'content filter'}"
-            )
+            raise CallFailed(Reason.REFUSED, f"the judge declined: {without_secrets(second.text)[:200] or 'content filter'}")
         if second.cut:
             raise CallFailed(
                 Reason.TRUNCATED, f"the judge's answer is longer than {limit} tokens. Raise EVALVAULT_JUDGE_MAX_TOKENS."
@@ -229,7 +226,7 @@ class CallPool:
         try:
             return shape.parse(second.text), second.text
         except ValueError as error:
-            said = " ".join(self.judge.spec.scrubbed(second.text).split())[:120] or "nothing"
+            said = " ".join(without_secrets(second.text).split())[:120] or "nothing"
             raise CallFailed(
                 Reason.UNPARSABLE, f"asked twice, the judge gave no usable answer: {error}; it said: {said}"
             ) from None
@@ -502,7 +499,7 @@ def _traced(
                 model=spec.model,
                 messages=messages,
                 answer=answer,
-                error=spec.scrubbed(error),
+                error=without_secrets(error),
                 began=began,
                 ended=time.time_ns(),
             )

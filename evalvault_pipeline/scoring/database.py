@@ -1,30 +1,64 @@
-"""The database behind the score store and the history of runs: SQLite by default, Postgres by URL, same code."""
+"""The database behind the score store, the history of runs and the alert states: SQLite by default, Postgres by URL, same code.
+
+Each of these parts has a `Schema` with a version. A store of an earlier version is brought up to date when it is opened, and
+keeps what it holds; one of a later version is refused.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from evalvault_pipeline.errors import InvalidSetting, ScoreStoreUnavailable
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 OPENING_ATTEMPTS = 40
+AWAY_SECONDS = 60.0  # how long a server that is restarted is waited for
+LOCK = 0x65766C76  # of Postgres, for who brings a store up to date: "evlv"
+_versions = sa.Table(
+    "evalvault_schemas",
+    sa.MetaData(),
+    sa.Column("part", sa.String(40), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The tables of one part of the database.
+
+    `changes[n]` makes version n + 2 of version n + 1; of a new store, which has no table yet, it changes nothing. A new column
+    that is null or has a default needs no change: it is added wherever it is missing, and an earlier program can do without it.
+    """
+
+    part: str
+    tables: sa.MetaData
+    changes: tuple[Callable[[sa.Connection], None], ...] = ()
+
+    @property
+    def version(self) -> int:
+        return 1 + len(self.changes)
 
 
 class Database:
-    """The database at a URL; tables and columns are made where they are missing.
+    """The database at a URL, with the tables of a part made or brought up to date.
 
-    Raises ScoreStoreUnavailable, and InvalidSetting for a URL that cannot be meant.
+    Raises ScoreStoreUnavailable, and InvalidSetting for a URL that cannot be meant and for a store of a later version.
     """
 
-    def __init__(self, url: str, tables: sa.MetaData) -> None:
+    def __init__(self, url: str, schema: Schema) -> None:
         try:
             self._engine = _engine(url)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
@@ -35,7 +69,7 @@ class Database:
             ) from None
         self._shown = shown_url(url)
         with self._reported():
-            _create_tables(self._engine, tables)
+            _bring_up_to_date(self._engine, schema, self._shown)
 
     @property
     def dialect(self) -> Any:
@@ -53,8 +87,31 @@ class Database:
         with self._reported(), self._engine.begin() as connection:
             yield connection
 
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """What `work` gives. It is done again where the server goes away meanwhile, for AWAY_SECONDS."""
+        return self._patiently(self.reading, work)
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """The same, as one transaction."""
+        return self._patiently(self.writing, work)
+
     def close(self) -> None:
         self._engine.dispose()
+
+    def _patiently(self, begin: Callable[[], AbstractContextManager[sa.Connection]], work: Callable[[sa.Connection], T]) -> T:
+        ends_at: float | None = None
+        while True:
+            try:
+                with begin() as connection:
+                    return work(connection)
+            except ScoreStoreUnavailable as error:
+                now = time.monotonic()
+                if ends_at is None and error.passing:
+                    log.warning("%s It is tried again for %.0f s.", error, AWAY_SECONDS)
+                    ends_at = now + AWAY_SECONDS
+                if ends_at is None or not error.passing or now > ends_at:
+                    raise
+            time.sleep(0.5)
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -62,9 +119,11 @@ class Database:
             yield
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise ScoreStoreUnavailable(
+            unavailable = ScoreStoreUnavailable(
                 f"The score store {self._shown} does not answer: {cause}. Check EVALVAULT_STORE_URL and the server or folder."
-            ) from None
+            )
+            unavailable.passing = self.dialect is postgresql and isinstance(error, OperationalError | InterfaceError)
+            raise unavailable from None
 
 
 def shown_url(url: str) -> str:
@@ -72,10 +131,16 @@ def shown_url(url: str) -> str:
     return sa.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
-def _engine(url: str) -> sa.Engine:
+def parsed_url(url: str) -> sa.URL:
+    """The URL with its driver. Raises ArgumentError, ValueError."""
     parsed = sa.make_url(url)
     if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
+        return parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
+    return parsed
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = parsed_url(url)
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True)
     if parsed.database and not parsed.database.startswith((":memory:", "file:")):  # `file:` is SQLite's own URI, no path
@@ -96,12 +161,21 @@ def _tune_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
-    """Another process may make them between the look and the making; SQLite does not wait for who turns on its WAL."""
+def _bring_up_to_date(engine: sa.Engine, schema: Schema, shown: str) -> None:
+    """Several processes may come at once, and SQLite does not wait for who turns on its WAL."""
     for left in reversed(range(OPENING_ATTEMPTS)):
         try:
-            tables.create_all(engine)
-            _add_columns(engine, tables)
+            with engine.connect() as connection:
+                if _is_up_to_date(connection, schema, shown):
+                    return
+                connection.rollback()
+                if engine.dialect.name == "postgresql":
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+                else:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                if not _is_up_to_date(connection, schema, shown):
+                    _change(connection, schema)
+                connection.commit()
             return
         except SQLAlchemyError as error:
             if not left or not re.search("locked|exists|duplicate", str(error)):
@@ -109,12 +183,41 @@ def _create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
         time.sleep(0.05)
 
 
-def _add_columns(engine: sa.Engine, tables: sa.MetaData) -> None:
-    """Columns that a store made by an earlier version lacks."""
-    for table in tables.sorted_tables:
-        there = {column["name"] for column in sa.inspect(engine).get_columns(table.name)}
-        lacking = [column for column in table.columns if column.name not in there]
-        with engine.begin() as connection:
-            for column in lacking:
-                declared = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
-                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {declared}"))
+def _is_up_to_date(connection: sa.Connection, schema: Schema, shown: str) -> bool:
+    there = set(sa.inspect(connection).get_table_names())
+    version = _version(connection, schema) if _versions.name in there else None
+    if version is not None and version > schema.version:
+        raise InvalidSetting(
+            f"The score store {shown} was written by a later version of evalvault: its {schema.part} have version {version}, "
+            f"and this program knows {schema.version}. Upgrade evalvault, or name another store with EVALVAULT_STORE_URL."
+        )
+    whole = {table.name for table in schema.tables.sorted_tables} <= there
+    return version == schema.version and whole and not _missing_columns(connection, schema)
+
+
+def _version(connection: sa.Connection, schema: Schema) -> int | None:
+    query = sa.select(_versions.c.version).where(_versions.c.part == schema.part)
+    return connection.execute(query).scalar()
+
+
+def _change(connection: sa.Connection, schema: Schema) -> None:
+    """A store without a version is of the first one, or new: the changes then find nothing to change."""
+    _versions.create(connection, checkfirst=True)
+    version = _version(connection, schema)
+    for change in schema.changes[(version or 1) - 1 :]:
+        change(connection)
+    schema.tables.create_all(connection)
+    for table, column in _missing_columns(connection, schema):
+        declared = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {declared}"))
+    row = {"part": schema.part, "version": schema.version}
+    if version is None:
+        connection.execute(sa.insert(_versions), row)
+    else:
+        connection.execute(sa.update(_versions).where(_versions.c.part == schema.part).values(row))
+
+
+def _missing_columns(connection: sa.Connection, schema: Schema) -> list[tuple[sa.Table, sa.Column[Any]]]:
+    inspector = sa.inspect(connection)
+    there = {table: {column["name"] for column in inspector.get_columns(table.name)} for table in schema.tables.sorted_tables}
+    return [(table, column) for table, names in there.items() for column in table.columns if column.name not in names]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.scoring.calls import way_out
 from evalvault_pipeline.scoring.database import shown_url
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, JudgeSpec, Shape, judge_spec
@@ -40,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Everything that a run of this profile needs, in the order in which it needs it. Calls the model once."""
     findings = [_store(settings)]
     try:
+        settings.require_judge()
         spec = judge_spec(settings)
     except PipelineError as error:
         return [*findings, Finding(what="judge", found=str(error), fine=False)]
@@ -61,6 +63,9 @@ def _judge(spec: JudgeSpec) -> Iterator[Finding]:
     where = spec.shown_url or str(spec.model_path)
     try:
         known = models(spec)
+    except PipelineError as error:  # the key cannot be read
+        yield Finding(what="key", found=str(error), fine=False, exit_code=error.exit_code)
+        return
     except CallFailed as failed:
         code = 2 if failed.fatal else 3
         yield Finding(what="server", found=failed.detail, fine=False, remedy=way_out(spec, failed), exit_code=code)
@@ -140,4 +145,6 @@ def _answered(answer: Answer) -> Finding:
     if fine:
         return Finding(what="answer", found=f"in JSON of the wanted form, {answer.prompt_tokens} tokens read")
     remedy = "The model or server ignores the JSON schema: expect many unmeasured scores. Choose another model."
-    return Finding(what="answer", found=f"not in the wanted form: {text[:80] or 'nothing'}", fine=False, remedy=remedy)
+    return Finding(
+        what="answer", found=f"not in the wanted form: {without_secrets(text)[:80] or 'nothing'}", fine=False, remedy=remedy
+    )

@@ -47,7 +47,8 @@ def score_batches(
     """The scores of each batch, in the order of the batches; several are under way at once.
 
     Deterministic metrics are spread over `workers` processes; the LLM metrics are measured by the judge of `judging`, and
-    without one unmeasured. `on_progress` is told how far the judge is.
+    without one unmeasured. `on_progress` is told how far the judge is, some times a second; what it raises ends the run, and
+    what was scored and paid until then is kept.
     """
     if judging is None or all(metric.score for metric in plan.metrics):
         yield from _computed(batches, plan, store_url, workers)

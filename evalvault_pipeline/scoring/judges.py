@@ -11,15 +11,14 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import SecretStr
-
 from evalvault_pipeline.errors import InvalidSetting
 from evalvault_pipeline.scoring.model import Reason
+from evalvault_pipeline.secrets import Secret
 from evalvault_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class JudgeSpec:
     model: str
     embedding_model: str | None = None
     base_url: str = ""
-    api_key: SecretStr | None = field(default=None, repr=False)
+    api_key: Secret | None = None
     timeout_seconds: float = 120.0
     max_concurrency: int = 4
     max_tokens: int = 2048
@@ -65,11 +64,6 @@ class JudgeSpec:
         """Temperature and top_p as they are sent; a model that thinks takes neither."""
         thinks = self.provider == "openai" and REASONING.fullmatch(self.model.rsplit("/", 1)[-1])
         return {} if thinks else {"temperature": TEMPERATURE, "top_p": TOP_P}
-
-    def scrubbed(self, text: str) -> str:
-        """Text of the server without the key, which some servers repeat."""
-        key = self.api_key.get_secret_value() if self.api_key else ""
-        return text.replace(key, "***") if key else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +121,10 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 
 def judge_spec(settings: Settings) -> JudgeSpec | None:
-    """The judge of the profile; None for a profile without one. Raises InvalidSetting where a model file is missing."""
+    """The judge of the profile; None for a profile without one. Raises InvalidSetting where a model file is not there.
+
+    Whether its key or file is set at all is asked by `Settings.require_judge`: who only names the judge needs neither.
+    """
     profile = settings.profile
     if profile.provider is None or profile.model is None:
         return None
@@ -141,7 +138,7 @@ def judge_spec(settings: Settings) -> JudgeSpec | None:
         model=profile.model,
         embedding_model=profile.embedding_model,
         base_url=urls[profile.provider],
-        api_key=settings.openai_api_key if openai else None,
+        api_key=Secret(name="OPENAI_API_KEY", sources=settings) if openai else None,
         timeout_seconds=settings.openai_timeout_seconds if openai else settings.ollama_timeout_seconds,
         max_concurrency=settings.max_concurrency or DEFAULT_CONCURRENCY[profile.provider],
         max_tokens=settings.judge_max_tokens,

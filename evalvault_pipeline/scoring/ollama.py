@@ -45,7 +45,7 @@ class OllamaJudge(Judge):
 
     def __init__(self, spec: JudgeSpec) -> None:
         super().__init__(spec)
-        self._transport = Transport(spec, {})
+        self._transport = Transport(spec)
 
     async def open(self) -> None:
         await self._transport.open()

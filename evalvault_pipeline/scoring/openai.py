@@ -1,18 +1,24 @@
 """A judge that speaks OpenAI's API: OpenAI itself, vLLM, llama.cpp, a gateway.
 
 Chat completions with a strict JSON schema, several replies of one call where the server gives them, `/embeddings`. What a
-server or model does not take (temperature, max_tokens, json_schema) is left out after its first refusal.
+server or model does not take (temperature, max_tokens, json_schema) is left out after its first refusal. The key is read when
+the judge is opened, and again when the server refuses it: a long run goes on with a key that was rotated.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from pydantic import SecretStr
 
+from evalvault_pipeline.errors import PipelineError
+from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.scoring.judges import (
     Answer,
     CallFailed,
@@ -25,9 +31,12 @@ from evalvault_pipeline.scoring.judges import (
 )
 from evalvault_pipeline.scoring.model import Reason
 from evalvault_pipeline.scoring.transport import Transport, failure, no_json, text_in
+from evalvault_pipeline.secrets import required_secret
 
 if TYPE_CHECKING:
     import openai
+
+log = logging.getLogger(__name__)
 
 # The answer's limit counts the thoughts of a model that thinks first; it is a ceiling, and costs nothing by itself.
 ROOM_TO_THINK = 4
@@ -46,8 +55,8 @@ class OpenAIJudge(Judge):
 
     def __init__(self, spec: JudgeSpec) -> None:
         super().__init__(spec)
-        key = spec.api_key.get_secret_value() if spec.api_key else ""
-        self._transport = Transport(spec, {"authorization": f"Bearer {key}"} if key else {})
+        self._transport = Transport(spec)
+        self._key: SecretStr | None = None
         self._limit_name = "max_tokens" if spec.sampling else "max_completion_tokens"
         self._room = 1 if spec.sampling else ROOM_TO_THINK
         self._sampling = spec.sampling
@@ -59,6 +68,8 @@ class OpenAIJudge(Judge):
         self._heads: dict[tuple[bytes, int, int, int], bytes] = {}
 
     async def open(self) -> None:
+        """Raises UnusableSecret, SecretUnavailable."""
+        self._key = _key(self.spec)
         await self._transport.open()
 
     async def close(self) -> None:
@@ -68,7 +79,7 @@ class OpenAIJudge(Judge):
         while True:
             form = self._adapted
             body = self._chat_body(messages, shape, n, max_tokens)
-            status, headers, content = await self._transport.post("/chat/completions", body)
+            status, headers, content = await self._post("/chat/completions", body)
             if status == 200:
                 return self._answer(content)
             error = _error(content)
@@ -81,7 +92,7 @@ class OpenAIJudge(Judge):
             wanted = {"model": self.spec.embedding_model, "input": list(texts)}
             if self._vectors_as == "base64":
                 wanted["encoding_format"] = "base64"
-            status, headers, content = await self._transport.post("/embeddings", orjson.dumps(wanted))
+            status, headers, content = await self._post("/embeddings", orjson.dumps(wanted))
             if status == 200:
                 return self._embeddings(content, len(texts))
             error = _error(content)
@@ -92,6 +103,22 @@ class OpenAIJudge(Judge):
                 self._adapted += 1
                 continue
             raise self._failure(status, headers, error)
+
+    async def _post(self, path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        key = self._key
+        answered = await self._transport.post(path, body, _headers(key))
+        if answered[0] in (401, 403) and await self._has_another(key):
+            answered = await self._transport.post(path, body, _headers(self._key))
+        return answered
+
+    async def _has_another(self, refused: SecretStr | None) -> bool:
+        """Whether there is another key by now than the one that was refused."""
+        if self._key == refused and self.spec.api_key is not None:
+            try:
+                self._key = await asyncio.to_thread(self.spec.api_key.read, refused=refused) or refused
+            except PipelineError as error:
+                log.warning("The judge refuses its key, and no other can be read: %s", error)
+        return self._key != refused
 
     def _chat_body(self, messages: Sequence[Message], shape: Shape, n: int, max_tokens: int) -> bytes:
         """All but the messages is the same for every call of a shape, so it is made once."""
@@ -129,7 +156,7 @@ class OpenAIJudge(Judge):
         return True
 
     def _failure(self, status: int, headers: Mapping[str, str], error: Mapping[str, str]) -> CallFailed:
-        said = self.spec.scrubbed(error["message"])
+        said = without_secrets(error["message"])
         if status in (400, 413, 500) and (TOO_LONG.search(said) or TOO_LONG.search(error["code"])):
             return CallFailed(Reason.TRUNCATED, f"the prompt is longer than {self.spec.model} takes: {said[:200]}")
         if status == 400 and "content_filter" in (error["code"], error["type"]):
@@ -175,6 +202,15 @@ class OpenAIJudge(Judge):
             raise no_json(self.spec, content) from None
 
 
+def _key(spec: JudgeSpec) -> SecretStr | None:
+    """The key now; None for a server that asks for none. Raises UnusableSecret, SecretUnavailable."""
+    return required_secret(spec.api_key.name, spec.api_key.sources) if spec.api_key else None
+
+
+def _headers(key: SecretStr | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+
 def _reply(choice: Mapping[str, Any]) -> Reply:
     message = choice["message"]
     finish = choice.get("finish_reason")
@@ -198,8 +234,8 @@ def sdk_client(spec: JudgeSpec) -> openai.OpenAI:
     """The provider's own client, for listing models and for users of the Dagster resource."""
     import openai as sdk
 
-    key = spec.api_key.get_secret_value() if spec.api_key else "none"
-    return sdk.OpenAI(api_key=key, base_url=spec.base_url, timeout=30.0, max_retries=1)
+    key = _key(spec)
+    return sdk.OpenAI(api_key=key.get_secret_value() if key else "none", base_url=spec.base_url, timeout=30.0, max_retries=1)
 
 
 def listed(spec: JudgeSpec) -> dict[str, int | None]:

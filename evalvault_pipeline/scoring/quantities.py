@@ -54,6 +54,8 @@ _DATES = [
         rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH.format('n')}(?:,?\s+(?P<y>(?:19|20)\d{{2}}))?\b",
     )
 ]
+# What stands in place of a masked number (cases/redaction.py): the same label is the same number, and it is no amount.
+_LABEL = re.compile(r"\[(?P<kind>[A-Z]+(?:_[A-Z]+)*)_(?P<number>\d{1,9})\]")
 _CODE = re.compile(r"(?<![\d-])\d{2,4}-\d{3,4}(?:-\d{4})?(?![\d-])")
 _FRACTION = re.compile(r"(\d+)\s*분의\s*(\d+)|(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])")
 
@@ -210,6 +212,10 @@ def _unit_at(text: str, position: int) -> tuple[str, Fraction, int]:
     return "", Fraction(1), position
 
 
+def _label(match: re.Match[str]) -> tuple[Fraction, str]:
+    return Fraction(-int(match["number"])), match["kind"]
+
+
 def _code(match: re.Match[str]) -> tuple[Fraction, str]:
     return Fraction(int(match[0].replace("-", ""))), "code"
 
@@ -268,6 +274,7 @@ def _english(match: re.Match[str]) -> tuple[Fraction, str]:
 
 
 _PARSERS = (
+    (_LABEL, _label),
     (_CODE, _code),
     (_FRACTION, _fraction),
     (_KOREAN_NUMBER, _mixed),

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from evalvault_pipeline.scoring.database import Database
+from evalvault_pipeline.scoring.database import Database, Schema
 
 _metadata = sa.MetaData()
 scores = sa.Table(
@@ -59,6 +59,7 @@ judge_calls = sa.Table(
     sa.Column("in_flight_limit", sa.Integer, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False, doc="seconds since 1970"),
 )
+SCHEMA = Schema(part="scores", tables=_metadata)
 _LOOKUP_CHUNK = 500
 _READ_NAMES = (
     "value",
@@ -102,10 +103,13 @@ class StoredScore:
 
 
 class ScoreStore:
-    """The score store at a URL; its table is made where it is missing. Raises ScoreStoreUnavailable."""
+    """The score store at a URL; its tables are made where they are missing. A server that is restarted is waited for.
+
+    Raises ScoreStoreUnavailable, InvalidSetting.
+    """
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url, _metadata)
+        self._database = Database(url, SCHEMA)
 
     def __enter__(self) -> ScoreStore:
         return self
@@ -123,14 +127,17 @@ class ScoreStore:
         if not metrics:
             return {}
         wanted = list(dict.fromkeys(digests))
-        found: dict[tuple[str, str], StoredScore] = {}
-        with self._database.reading() as connection:
+
+        def look_up(connection: sa.Connection) -> dict[tuple[str, str], StoredScore]:
+            found: dict[tuple[str, str], StoredScore] = {}
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 query = sa.select(*_READ).where(_are(wanted[start : start + _LOOKUP_CHUNK], metrics, repeat))
                 for digest, metric, evidence, *values in connection.execute(query):
                     row = dict(zip(_READ_NAMES, values, strict=True))
                     found[digest, metric] = StoredScore(evidence=json.loads(evidence), **row)
-        return found
+            return found
+
+        return self._database.read(look_up)
 
     def note_calls(self, owner: str, judge: str, outcomes: Mapping[str, int], *, in_flight: int, limit: int) -> None:
         """Keep what became of the calls that a run has sent so far, and how many it sends at once."""
@@ -144,8 +151,8 @@ class ScoreStore:
         }
         insert = self._database.dialect.insert(judge_calls)
         values = {name: insert.excluded[name] for name in row if name != "owner"}
-        with self._database.writing() as connection:
-            connection.execute(insert.on_conflict_do_update(index_elements=["owner"], set_=values), row)
+        counted = insert.on_conflict_do_update(index_elements=["owner"], set_=values)
+        self._database.write(lambda connection: connection.execute(counted, row))
 
     def call_counts(self) -> list[Any]:
         """The rows of `judge_calls`, one for each run that asked a judge; `outcomes` is a mapping."""
@@ -185,13 +192,15 @@ class ScoreStore:
             }
             for key, score in sorted(rows, key=lambda row: astuple(row[0]))  # one order for all: else Postgres may deadlock
         ]
-        dialect = self._database.dialect
-        with self._database.writing() as connection:
+
+        def keep(connection: sa.Connection) -> None:
             if values:
-                connection.execute(_insert(dialect, older_than), values)
+                connection.execute(_insert(self._database.dialect, older_than), values)
             for start in range(0, len(done), _LOOKUP_CHUNK):
                 mine = sa.tuple_(claims.c.case_digest, claims.c.judge).in_(list(done[start : start + _LOOKUP_CHUNK]))
                 connection.execute(sa.delete(claims).where(mine, claims.c.owner == owner))
+
+        self._database.write(keep)
 
     def claim(self, digests: Sequence[str], *, judge: str, owner: str) -> set[str]:
         """Those of the cases that this owner may judge now; the others are being judged by another process.
@@ -200,12 +209,12 @@ class ScoreStore:
         """
         now = time.time()
         values = [{"case_digest": digest, "judge": judge, "owner": owner, "renewed_at": now} for digest in sorted(set(digests))]
-        dialect = self._database.dialect
-        mine: set[str] = set()
-        with self._database.writing() as connection:
+
+        def take(connection: sa.Connection) -> set[str]:
+            mine: set[str] = set()
             for start in range(0, len(values), _LOOKUP_CHUNK):
                 chunk = values[start : start + _LOOKUP_CHUNK]
-                connection.execute(dialect.insert(claims).on_conflict_do_nothing(), chunk)
+                connection.execute(self._database.dialect.insert(claims).on_conflict_do_nothing(), chunk)
                 these = sa.and_(claims.c.judge == judge, claims.c.case_digest.in_([value["case_digest"] for value in chunk]))
                 for digest, _, holder, renewed_at in connection.execute(sa.select(claims).where(these)).all():
                     if holder == owner:
@@ -215,17 +224,18 @@ class ScoreStore:
                         taken = connection.execute(sa.update(claims).where(*same).values(owner=owner, renewed_at=now))
                         if taken.rowcount:
                             mine.add(digest)
-        return mine
+            return mine
+
+        return self._database.write(take)
 
     def renew(self, owner: str) -> None:
         """Say that this owner is alive."""
-        with self._database.writing() as connection:
-            connection.execute(sa.update(claims).where(claims.c.owner == owner).values(renewed_at=time.time()))
+        mine = sa.update(claims).where(claims.c.owner == owner)
+        self._database.write(lambda connection: connection.execute(mine.values(renewed_at=time.time())))
 
     def release(self, owner: str) -> None:
         """Give up every claim of this owner."""
-        with self._database.writing() as connection:
-            connection.execute(sa.delete(claims).where(claims.c.owner == owner))
+        self._database.write(lambda connection: connection.execute(sa.delete(claims).where(claims.c.owner == owner)))
 
     def count(self) -> int:
         """How many scores are kept."""

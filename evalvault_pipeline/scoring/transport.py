@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.scoring.judges import CallFailed, JudgeSpec
 from evalvault_pipeline.scoring.model import Reason
 
@@ -28,9 +29,8 @@ CONNECT_SECONDS = 10.0
 class Transport:
     """A pool of connections to one server."""
 
-    def __init__(self, spec: JudgeSpec, headers: Mapping[str, str]) -> None:
+    def __init__(self, spec: JudgeSpec) -> None:
         self._spec = spec
-        self._headers = {"content-type": "application/json", "user-agent": "evalvault-pipeline", **headers}
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, Any] = {}
 
@@ -42,7 +42,7 @@ class Transport:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            headers=self._headers,
+            headers={"content-type": "application/json", "user-agent": "evalvault-pipeline"},
             skip_auto_headers=("user-agent",),
             trust_env=proxies,  # looked up for every request, so only where a proxy is set
         )
@@ -51,7 +51,9 @@ class Transport:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """(status, headers, body). Raises CallFailed where there is no answer."""
         import aiohttp
         from yarl import URL
@@ -59,7 +61,7 @@ class Transport:
         assert self._session is not None, "the judge is not open"
         url = self._urls.get(path) or self._urls.setdefault(path, URL(self._spec.base_url + path))
         try:
-            async with self._session.post(url, data=body, allow_redirects=False) as response:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ClientConnectorError as error:
             number = error.os_error.errno
@@ -76,7 +78,7 @@ class Transport:
 
 def failure(spec: JudgeSpec, status: int, headers: Mapping[str, str], message: str) -> CallFailed:
     """What an answer other than 200 means; `message` is what the server says."""
-    said = short(spec.scrubbed(message))  # in this order: a part of a key is a secret too
+    said = short(without_secrets(message))  # in this order: a part of a key is a secret too
     if status in THROTTLED:
         detail = f"the judge is busy (HTTP {status}): {said}"
         return CallFailed(Reason.THROTTLED, detail, throttled=True, retry_after=retry_after(headers))
@@ -89,7 +91,7 @@ def failure(spec: JudgeSpec, status: int, headers: Mapping[str, str], message: s
 
 def no_json(spec: JudgeSpec, body: bytes) -> CallFailed:
     """An answer with status 200 that is no answer: a gateway's page, or nothing."""
-    said = short(spec.scrubbed(body.decode("utf-8", "replace"))) or "nothing"
+    said = short(without_secrets(body.decode("utf-8", "replace"))) or "nothing"
     return CallFailed(Reason.JUDGE_ERROR, f"the judge answered with what is no JSON of its API: {said}", retry=True)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from evalvault_pipeline.cases import text_files
 from evalvault_pipeline.cases.loading import DatasetSummary, inspect_dataset, read_cases
+from evalvault_pipeline.cases.model import PiiReport
 from evalvault_pipeline.errors import MalformedCases, UnreadableFile
 
 FORMATS = ["json", "jsonl", "csv", "tsv", "xlsx", "parquet"]
@@ -76,6 +77,74 @@ def refusal_of(file: Path) -> str:
 
 def ids(file: Path) -> list[str]:
     return [case.case_id for case in read_cases(file)]
+
+
+# --- personal data
+
+PERSONAL = {"question": "010-1234-5678로 가입했나요?", "answer": "01012345678, hong@example.com", "rrn": "900101-1234567"}
+
+
+def test_personal_data_is_masked_in_every_format_and_counted(any_file: Path):
+    write(any_file, a_row(1), a_row(2, **PERSONAL))
+    plain, masked = read_cases(any_file)
+    assert plain.question == "1번 담보의 면책기간은?"
+    assert (masked.question, masked.answer) == ("[PHONE_1]로 가입했나요?", "[PHONE_1], [EMAIL_1]")
+    assert masked.metadata == {"rrn": "[SSN_1]"}
+    assert inspect_dataset(any_file).pii == PiiReport(policy="redact", masked={"EMAIL": 1, "PHONE": 2, "SSN": 1}, cases=1)
+
+
+def test_a_registration_number_that_a_spreadsheet_made_a_number_is_masked(tmp_path: Path):
+    (case,) = read_cases(write(tmp_path / "x.xlsx", a_row(주민번호=9001011234567, 연락처=1012345678, 생성=1707054686233)))
+    assert case.metadata == {"주민번호": "[SSN_1]", "연락처": "[PHONE_1]", "생성": 1707054686233}
+
+
+def test_the_digest_is_that_of_the_masked_cases_in_whatever_spelling_the_file_has_them(tmp_path: Path):
+    files = [
+        write(tmp_path / f"{number}.json", a_row(question=f"{phone} 계약은?"))
+        for number, phone in enumerate(["010-1234-5678", "010 1234 5678", "[PHONE_1]"])
+    ]
+    assert len({inspect_dataset(file).digest for file in files}) == 1
+    assert len({inspect_dataset(file, pii="off").digest for file in files}) == 3
+
+
+def test_block_makes_a_row_with_personal_data_a_bad_row_in_every_format(any_file: Path):
+    write(any_file, a_row(1), a_row(2, **PERSONAL))
+    problems = inspect_dataset(any_file, strict=False, pii="block").problems
+    line = first_line(any_file) + 1
+    assert [(problem.line, problem.field, problem.found) for problem in problems] == [
+        (line, "question", "holds a phone number"),
+        (line, "metadata", "holds a registration number"),
+        (line, "answer", "holds a phone number and an e-mail address"),
+    ]
+    assert [case.case_id for case in read_cases(any_file, pii="block")] == ["q1"]
+    with pytest.raises(MalformedCases) as refusal:
+        inspect_dataset(any_file, pii="block")
+    assert "1234" not in str(refusal.value) and "hong" not in str(refusal.value)
+
+
+def test_an_id_that_names_a_person_is_a_bad_row_and_is_never_repeated(any_file: Path):
+    write(any_file, a_row(1), {**a_row(2), "id": "hong@example.com"}, {**a_row(3), "id": "hong@example.com"})
+    line = first_line(any_file)
+    remedy = "Give the case an id that names nobody: ids are kept in every result."
+    assert problems_of(any_file) == [f"{line + at}: id: holds an e-mail address. {remedy}" for at in (1, 2)]
+
+
+def test_off_reads_a_file_as_it_stands_and_says_so(any_file: Path):
+    write(any_file, {**a_row(1, **PERSONAL), "id": "hong@example.com"})
+    (case,) = read_cases(any_file, pii="off")
+    assert (case.case_id, case.question) == ("hong@example.com", PERSONAL["question"])
+    assert inspect_dataset(any_file, pii="off").pii.open
+
+
+def test_what_a_file_says_of_itself_is_masked_too(tmp_path: Path):
+    head = (
+        '{"name": "QA of hong@example.com", "version": "2026-11-23", "metadata": {"contact": "010-1234-5678"}, "test_cases": '
+    )
+    file = tmp_path / "x.json"
+    file.write_text(head + json.dumps([a_row()]) + "}", encoding="utf-8")
+    header = inspect_dataset(file).header
+    assert (header.name, header.version, header.metadata) == ("QA of [EMAIL]", "2026-11-23", {"contact": "[PHONE]"})
+    assert inspect_dataset(file, pii="off").header.name == "QA of hong@example.com"
 
 
 # --- what every format has in common

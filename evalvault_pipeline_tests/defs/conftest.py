@@ -9,10 +9,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import create_execution_plan, execute_run
+from dagster._core.execution.plan.state import KnownExecutionState
 
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec, load_catalog
 from evalvault_pipeline.defs.build import build_definitions
-from evalvault_pipeline.defs.partitions import register_snapshot
+from evalvault_pipeline.defs.partitions import RANGE_END, RANGE_START, register_snapshot
 from evalvault_pipeline.publishing.tables import ResultsFolder
 from evalvault_pipeline.settings import Settings
 
@@ -74,6 +77,24 @@ class Project:
     def run(self, tags: dict[str, str], job: str = "demo_evaluation_job") -> dg.ExecuteInProcessResult:
         found = self.definitions.resolve_job_def(job)
         return found.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
+
+    def retry(self, run_id: str, *, whole: bool = False, **changed: str) -> dg.DagsterRun:
+        """What the daemon or "Re-execute" of the UI makes of a run: only what failed, or the whole. `changed` are tags."""
+        parent = self.instance.get_run_by_id(run_id)
+        assert parent is not None
+        steps, state = (None, None) if whole else KnownExecutionState.build_resume_retry_reexecution(self.instance, parent)
+        job = self.definitions.resolve_job_def(parent.job_name)
+        run = self.instance.create_run_for_job(
+            job,
+            tags={**{key: value for key, value in parent.tags.items() if key in (RANGE_START, RANGE_END)}, **changed},
+            parent_run_id=parent.run_id,
+            root_run_id=parent.root_run_id or parent.run_id,
+            execution_plan=create_execution_plan(job, step_keys_to_execute=steps, known_state=state),
+        )
+        execute_run(InMemoryJob(job), run, self.instance)
+        done = self.instance.get_run_by_id(run.run_id)
+        assert done is not None
+        return done
 
     def report(self, snapshot: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.results.results_file(snapshot).read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,19 @@ def test_a_run_whose_verdict_is_a_fail_is_no_failed_run(watched: Watched, receiv
     assert watched.board.open_incidents[0].causes == ["pass_rate"]
 
 
+def test_a_retry_of_a_run_that_has_alerted_says_it_no_second_time(watched: Watched, receiver: Receiver) -> None:
+    """It reports the same under the same id: no message, and no update of the one that there is."""
+    watched.score("w1", bad=0)
+    watched.tick()
+    run = watched.score("w2", bad=20)
+    watched.tick()
+    assert len(receiver.messages) == 1
+    watched.project.retry(run.run_id, whole=True)
+    watched.project.retry(run.run_id)
+    assert watched.tick() == []
+    assert len(receiver.messages) == 1
+
+
 def test_a_backfill_of_old_snapshots_alerts_nobody(watched: Watched, receiver: Receiver) -> None:
     watched.project.write("w9", cases_of(30))
     watched.score("w1", bad=25, tags={"dagster/backfill": "b1"})
@@ -248,13 +262,17 @@ def test_without_a_channel_the_states_are_kept_for_the_screen(watched: Watched) 
     assert watched.board.datasets["demo"].state is State.FIRING
 
 
-def test_the_age_of_the_newest_backup(tmp_path: Path) -> None:
-    assert backup_age_hours(tmp_path / "none", 0.0) is None
-    assert backup_age_hours(tmp_path, 0.0) is None
-    file = tmp_path / "backup.dump"
-    file.write_text("x")
-    os.utime(file, (3600.0, 3600.0))
-    assert backup_age_hours(tmp_path, 3 * 3600.0) == 2.0
+def test_the_age_of_the_newest_backup_is_that_of_its_data_and_half_ones_do_not_count(tmp_path: Path) -> None:
+    noon = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+    assert backup_age_hours(tmp_path / "none", noon) is None
+    for name in (".partial-x", "evalvault-20261124T100000Z.zip.copying", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "evalvault-20261124T110000Z.zip").mkdir()
+    assert backup_age_hours(tmp_path, noon) is None
+    for name in ("evalvault-20261123T020000Z.zip", "evalvault-20261124T020000Z.zip"):
+        (tmp_path / name).write_text("x")
+    os.utime(tmp_path / "evalvault-20261123T020000Z.zip", (noon, noon))
+    assert backup_age_hours(tmp_path, noon) == 10.0, "a copied file is no newer backup"
 
 
 def test_no_secret_and_no_person_is_in_what_was_sent_or_kept(watched: Watched, receiver: Receiver) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from datetime import UTC, datetime
@@ -83,6 +84,50 @@ def test_a_run_is_tagged_with_its_snapshot_for_the_list_of_runs(project: Project
     evaluate_snapshot(project.instance, project.spec, name, job=project.definitions.resolve_job_def("demo_evaluation_job"))
     (run,) = project.instance.get_runs()
     assert run.tags["evalvault/snapshot"] == name[:63], "Dagster refuses a longer value"
+
+
+def personal_cases() -> list[dict[str, Any]]:
+    cases = cases_of(3)
+    cases[0]["answer"] += " Call 010-1234-5678 or write to hong@example.invalid."
+    return cases
+
+
+def test_what_was_masked_stands_at_the_cases_and_at_the_report_as_counts(project: Project) -> None:
+    project.write("2026w47", personal_cases())
+    project.run(range_tags(project.register("2026w47")))
+    for key in (CASES, REPORT):
+        event = project.instance.get_latest_materialization_event(key)
+        metadata = event.asset_materialization.metadata
+        told = [metadata[name].value for name in ("personal_data", "masked", "masked_cases")]
+        assert told == ["1 EMAIL, 1 PHONE in 1 case", 2, 1]
+    assert project.report("2026w47")["pii"] == {"policy": "redact", "masked": {"EMAIL": 1, "PHONE": 1}, "cases": 1}
+    batch = read_batch(project.results.cases_file("2026w47/0001"))
+    assert batch.cases[0].answer.endswith("Call [PHONE_1] or write to [EMAIL_1].")
+
+
+def test_block_refuses_the_snapshot_by_line_and_field(project: Project) -> None:
+    catalog = project.folder / "catalog.toml"
+    file = project.write("2026w47", cases_of(3))
+    tags = range_tags(project.register("2026w47"))
+    catalog.write_text(catalog.read_text() + 'pii = "block"\n')
+    project.write("2026w47", personal_cases())
+    result = project.run(tags)
+    assert not result.success
+    assert f"{file}:1: answer: holds a phone number and an e-mail address. Take it out" in failure_text(result)
+    assert materialized(project, CASES) == []
+
+
+def test_off_warns_in_the_runs_log_and_in_the_ui(project: Project) -> None:
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text() + 'pii = "off"\n')
+    project.write("2026w47", personal_cases())
+    result = project.run(range_tags(project.register("2026w47")))
+    warned = "demo 2026w47: pii is off: personal data is NOT masked"
+    lines = [record.message for record in project.instance.all_logs(result.run_id) if record.level == logging.WARNING]
+    assert any(warned in line for line in lines)
+    event = project.instance.get_latest_materialization_event(REPORT)
+    assert event.asset_materialization.metadata["personal_data"].value == "off: personal data is NOT masked"
+    assert "010-1234-5678" in read_batch(project.results.cases_file("2026w47/0001")).cases[0].answer
 
 
 def test_a_batch_of_the_ui_shows_how_its_cases_did(project: Project) -> None:

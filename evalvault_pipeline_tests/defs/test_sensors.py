@@ -79,6 +79,16 @@ def test_a_changed_batch_size_of_the_catalog_becomes_new_batches(project: Projec
     assert project.instance.get_dynamic_partitions("demo_batches") == ["2026w47/0001", "2026w47/0002"]
 
 
+def test_a_changed_policy_for_personal_data_scores_the_snapshot_again(project: Project) -> None:
+    settled(project.write("2026w47", cases_of(2)))
+    cursor = tick(project).cursor
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text() + 'pii = "off"\n')
+    again = tick(project, cursor)
+    assert len(again.run_requests or []) == 1
+    assert tick(project, again.cursor).run_requests == []
+
+
 def test_a_tick_that_takes_too_long_stops_and_the_next_one_goes_on(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for week in ("2026w45", "2026w46", "2026w47"):
         settled(project.write(week, cases_of(2)))

@@ -148,6 +148,22 @@ def test_every_figure_can_be_traced_to_its_run_judge_versions_and_dataset(
         assert traced in text
 
 
+@pytest.mark.parametrize(
+    ("pii", "shown"),
+    [
+        ({"policy": "redact", "masked": {"EMAIL": 1, "PHONE": 2}, "cases": 2}, "redact: 1 EMAIL, 2 PHONE"),
+        ({"policy": "off", "masked": {}, "cases": 0}, "off: 0"),
+        (None, "–"),
+        ("<b>", "–"),
+    ],
+)
+def test_what_was_masked_is_told_and_an_older_run_says_nothing_of_it(
+    pii: Any, shown: str, results: Callable[..., Path], page: Callable[..., str]
+):
+    text = page(results([case("c1", good())], pii=pii))
+    assert f'<th scope="row">Personal data masked</th><td class="text">{shown}</td>' in text
+
+
 def test_the_newly_failing_come_first_with_the_answers_of_both_runs_and_why(
     compared: tuple[Path, Path], page: Callable[..., str]
 ):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from evalvault_pipeline.cases.model import EvalCase
+from evalvault_pipeline.cases.model import EvalCase, PiiReport
 from evalvault_pipeline.publishing.markdown import (
     cost_text,
     evidence_lines,
@@ -113,6 +113,14 @@ def test_no_text_becomes_html_a_link_an_image_or_a_heading(text: str):
     assert [token.type for token in tokens if token.type != "inline"] == [
         token.type for token in plain if token.type != "inline"
     ]
+
+
+def test_the_report_says_what_was_masked_and_warns_where_nothing_was():
+    masked = report_markdown(report(failed("x"), pii=PiiReport(masked={"EMAIL": 1, "PHONE": 2}, cases=2)))
+    assert "- personal data masked: 1 EMAIL, 2 PHONE in 2 cases (policy `redact`)" in masked and "NOT" not in masked
+    assert "- personal data masked: none (policy `redact`)" in report_markdown(report(failed("x")))
+    off = report_markdown(report(failed("x"), pii=PiiReport(policy="off")))
+    assert "**pii is off: personal data is NOT masked**" in off and "- personal data masked: none (policy `off`)" in off
 
 
 def hostile_free() -> CaseResult:

@@ -29,8 +29,9 @@ from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.publishing.prometheus import Exporter, registry, serve
 from evalvault_pipeline.reporting.incidents import Board, Reported
 from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline.secrets import Secret
 from evalvault_pipeline.settings import Settings
-from evalvault_pipeline_tests.conftest import PROJECT
+from evalvault_pipeline_tests.conftest import PROJECT, a_secret
 from evalvault_pipeline_tests.stack import free_port, wait_for
 
 MONITORING = PROJECT / "deploy" / "monitoring"
@@ -65,7 +66,7 @@ def told(exporter: Exporter) -> dict[tuple[str, tuple[tuple[str, str], ...]], fl
 
 
 def samples(settings: Settings) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    return told(Exporter(settings.score_store_url, CATALOG))
+    return told(Exporter(lambda: settings.score_store_url, CATALOG))
 
 
 def catalog_of(folder: Path, *names: str) -> Path:
@@ -156,7 +157,7 @@ def test_more_datasets_than_labels_share_their_counters_and_no_gauge(
     scored(settings)
     for name in ("a", "b", "c", "d"):
         recorded(settings, run_id=name, dataset_name=name)
-    found = told(Exporter(settings.score_store_url, catalog_of(tmp_path, "a", "b", "c", "d")))
+    found = told(Exporter(lambda: settings.score_store_url, catalog_of(tmp_path, "a", "b", "c", "d")))
     assert len(with_pass_rate(found)) == 2
     assert of(found, "evalvault_evaluations_total", dataset="other", metric="exact_match") == 3
 
@@ -166,7 +167,7 @@ def test_the_catalog_is_read_at_each_scrape_and_the_last_one_kept_where_it_canno
 ) -> None:
     scored(settings)
     recorded(settings, run_id="mine", dataset_name="mine", snapshot="w1")
-    exporter = Exporter(settings.score_store_url, catalog := catalog_of(tmp_path, EN))
+    exporter = Exporter(lambda: settings.score_store_url, catalog := catalog_of(tmp_path, EN))
     assert with_pass_rate(told(exporter)) == {EN}
     catalog_of(tmp_path, "mine")
     assert with_pass_rate(told(exporter)) == {"mine"}, "removed and added"
@@ -183,7 +184,7 @@ def test_the_catalog_is_read_at_each_scrape_and_the_last_one_kept_where_it_canno
 def test_a_backfill_of_a_bad_old_snapshot_does_not_set_the_pass_rate(settings: Settings, tmp_path: Path, files: str) -> None:
     scored(settings, metrics=("lexical_support",))
     catalog = CATALOG if files == "there" else catalog_of(tmp_path, EN)
-    exporter = Exporter(settings.score_store_url, catalog)
+    exporter = Exporter(lambda: settings.score_store_url, catalog)
     good = of(told(exporter), "evalvault_pass_rate", dataset=EN)
     later = datetime.now(UTC).isoformat(timespec="milliseconds")
     recorded(settings, run_id="old", snapshot="2026w01", pass_rate=0.0, finished_at=later)
@@ -192,14 +193,14 @@ def test_a_backfill_of_a_bad_old_snapshot_does_not_set_the_pass_rate(settings: S
         recorded(settings, run_id="try", snapshot="try", pass_rate=0.0, finished_at=later)  # a copy that lies elsewhere
     assert good > 0.0
     assert of(told(exporter), "evalvault_pass_rate", dataset=EN) == good
-    assert of(told(Exporter(settings.score_store_url, catalog)), "evalvault_pass_rate", dataset=EN) == good, "a restart"
+    assert of(told(Exporter(lambda: settings.score_store_url, catalog)), "evalvault_pass_rate", dataset=EN) == good, "a restart"
     recorded(settings, run_id="new", pass_rate=0.25, finished_at=later)
     assert of(told(exporter), "evalvault_pass_rate", dataset=EN) == 0.25
 
 
 def test_a_clock_that_is_ahead_does_not_stop_the_reading(settings: Settings) -> None:
     scored(settings)
-    exporter = Exporter(settings.score_store_url, CATALOG)
+    exporter = Exporter(lambda: settings.score_store_url, CATALOG)
     recorded(settings, run_id="ahead", snapshot="2026w01", finished_at="2999-01-01T00:00:00.000+00:00")
     told(exporter)
     recorded(settings, run_id="next", finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -218,7 +219,7 @@ def test_scrapes_at_once_are_collected_one_after_the_other(settings: Settings) -
         inside -= 1
         return time.time()
 
-    exporter = Exporter(settings.score_store_url, CATALOG, clock)
+    exporter = Exporter(lambda: settings.score_store_url, CATALOG, clock)
     threads = [threading.Thread(target=told, args=(exporter,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -239,15 +240,16 @@ def test_the_labels_are_bounded(settings: Settings, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_database_that_is_away_is_told_and_nothing_else_is(tmp_path: Path) -> None:
-    found = list(registry("postgresql://u:canary@127.0.0.1:9/x", CATALOG).collect())
+    found = list(registry(lambda: "postgresql://u:canary@127.0.0.1:9/x", CATALOG).collect())
     assert {family.name for family in found} == {"evalvault_build", "evalvault_up"}
 
 
 class Served:
-    def __init__(self, settings: Settings, api_key: str | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(self, settings: Settings, api_key: str | Secret = "", host: str = "127.0.0.1") -> None:
         self.port = free_port()
         self.place = f"[{host}]" if ":" in host else host
-        self.server = serve(settings.score_store_url, catalog=CATALOG, host=host, port=self.port, api_key=api_key)
+        key = a_secret(api_key, "EVALVAULT_API_KEY") if isinstance(api_key, str) else api_key
+        self.server = serve(lambda: settings.score_store_url, catalog=CATALOG, host=host, port=self.port, api_key=key)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
@@ -282,19 +284,60 @@ def test_behind_a_key_nobody_reads_without_it(settings: Settings) -> None:
         served.server.server_close()
 
 
-def test_without_a_key_only_this_machine_is_served(settings: Settings) -> None:
+def test_a_key_that_is_rotated_counts_at_once_and_one_that_is_gone_opens_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-first-key-of-the-scraper")
+    monkeypatch.setenv("EVALVAULT_API_KEY_FILE", str(file))
+    key = Secret(name="EVALVAULT_API_KEY", sources=settings)
+    served = Served(settings, key)
+    try:
+        assert served.get("/metrics", **{"X-API-Key": "the-first-key-of-the-scraper"})[0] == 200
+        file.write_text("the-second-key-of-the-scraper")
+        assert served.get("/metrics", **{"X-API-Key": "the-first-key-of-the-scraper"})[0] == 401
+        assert served.get("/metrics", **{"X-API-Key": "the-second-key-of-the-scraper"})[0] == 200
+        file.write_text("")
+        assert served.get("/metrics", **{"X-API-Key": ""})[0] == 401
+        file.unlink()
+        assert served.get("/metrics", **{"X-API-Key": ""}) == (503, '{"error":"the key cannot be read"}')
+    finally:
+        served.server.shutdown()
+        served.server.server_close()
+
+
+@pytest.mark.parametrize("key", ["", "short"])
+def test_without_a_key_of_24_characters_only_this_machine_is_served(settings: Settings, key: str) -> None:
     with pytest.raises(InvalidSetting, match="EVALVAULT_API_KEY"):
-        serve(settings.score_store_url, catalog=CATALOG, host="0.0.0.0", port=free_port(), api_key=None)
+        serve(
+            lambda: settings.score_store_url,
+            catalog=CATALOG,
+            host="0.0.0.0",
+            port=free_port(),
+            api_key=a_secret(key, "EVALVAULT_API_KEY"),
+        )
 
 
 def test_a_port_that_is_taken_is_named(open_server: Served, settings: Settings) -> None:
     with pytest.raises(ServiceUnavailable, match=str(open_server.port)):
-        serve(settings.score_store_url, catalog=CATALOG, host="127.0.0.1", port=open_server.port, api_key=None)
+        serve(
+            lambda: settings.score_store_url,
+            catalog=CATALOG,
+            host="127.0.0.1",
+            port=open_server.port,
+            api_key=a_secret("", "EVALVAULT_API_KEY"),
+        )
 
 
 def test_an_address_of_no_interface_is_named_and_not_the_port(settings: Settings) -> None:
     with pytest.raises(ServiceUnavailable, match=r"Address 192\.0\.2\.1 cannot be had.*EVALVAULT_METRICS_HOST"):
-        serve(settings.score_store_url, catalog=CATALOG, host="192.0.2.1", port=free_port(), api_key="k" * 24)
+        serve(
+            lambda: settings.score_store_url,
+            catalog=CATALOG,
+            host="192.0.2.1",
+            port=free_port(),
+            api_key=a_secret("k" * 24, "EVALVAULT_API_KEY"),
+        )
 
 
 def test_the_loopback_address_of_ipv6_is_served(settings: Settings) -> None:
@@ -379,7 +422,7 @@ def test_every_metric_of_the_rules_and_the_dashboard_exists(settings: Settings) 
         store.note_calls("host:1", "judge", {"answered": 1}, in_flight=0, limit=1)
     with AlertBook(settings.score_store_url) as book:
         book.board()
-    families = list(registry(settings.score_store_url, CATALOG).collect())
+    families = list(registry(lambda: settings.score_store_url, CATALOG).collect())
     known = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
     used = set()
     for file in ("rules.yaml", "grafana-dashboard.json"):

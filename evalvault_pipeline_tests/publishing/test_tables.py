@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalvault_pipeline.cases.batches import batch_count, split_into_batches
-from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
+from evalvault_pipeline.cases.model import Batch, EvalCase, PiiReport, Snapshot
 from evalvault_pipeline.errors import UnknownSnapshot
 from evalvault_pipeline.evaluate import summarize_snapshot
 from evalvault_pipeline.publishing.tables import (
@@ -119,6 +120,19 @@ def test_any_batch_comes_back_as_it_was_written(tmp_path: Path, cases: tuple[Eva
     batch = Batch(snapshot=snapshot, index=7, cases=cases)
     write_batch(tmp_path / "0007.parquet", batch)
     assert read_batch(tmp_path / "0007.parquet") == batch
+
+
+def test_what_the_firewall_did_comes_back_and_an_older_table_says_nothing_of_it(tmp_path: Path):
+    pii = PiiReport(policy="redact", masked={"PHONE": 3}, cases=2)
+    batch = replace(batches()[0], snapshot=Snapshot(dataset="qa", name="w1", pii=pii))
+    file = tmp_path / "0001.parquet"
+    write_batch(file, batch)
+    assert read_batch(file).snapshot.pii == pii
+    table = pq.read_table(file)
+    about = json.loads(table.schema.metadata[b"evalvault"])
+    del about["snapshot"]["pii"]
+    pq.write_table(table.replace_schema_metadata({b"evalvault": json.dumps(about).encode()}), file)
+    assert read_batch(file).snapshot.pii == PiiReport()
 
 
 def test_scores_come_back_as_they_were_written_measured_or_not(results: Results):

@@ -10,6 +10,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from evalvault_pipeline.cases.model import PiiReport
 from evalvault_pipeline.publishing.results_file import case_entry
 from evalvault_pipeline.publishing.terminal import (
     print_catalog,
@@ -61,6 +62,12 @@ def test_figures_unmeasured_details_and_the_number_of_skipped_rows_are_shown():
     output = shown(report(failed("x"), hostile_free(), skipped_rows=["a", "b"]))
     for text in ("insurance_qa 2026w47", "0 of 2 cases passed", "unmeasured: chrf: none", "bad rows were skipped: 2 faults"):
         assert text in output
+
+
+def test_what_was_masked_is_shown_where_there_was_something_and_a_firewall_that_is_off_always():
+    assert "personal data masked: 2 PHONE in 1 case" in shown(report(failed("x"), pii=PiiReport(masked={"PHONE": 2}, cases=1)))
+    assert "pii is off: personal data is NOT masked" in shown(report(failed("x"), pii=PiiReport(policy="off")))
+    assert "personal data" not in shown(report(failed("x")))
 
 
 def printed(print_it: Callable[[Console], None]) -> str:

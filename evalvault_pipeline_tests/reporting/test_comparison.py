@@ -117,6 +117,16 @@ def test_another_version_of_the_dataset_missing_batches_and_bad_rows_are_told(re
     )
 
 
+@pytest.mark.parametrize(("pii", "now"), [({"policy": "off", "masked": {}, "cases": 0}, "off"), ("edited by hand", None)])
+def test_another_policy_for_personal_data_is_told(pii: Any, now: str | None, results: Results):
+    """An older run says nothing of it."""
+    found = compared(results, many(30), many(30), pii=pii)
+    told = [warning for warning in found.warnings if "personal data" in warning]
+    assert [warning.partition(";")[0] for warning in told] == (
+        [f"another policy for personal data: unknown, now {now}"] if now else []
+    )
+
+
 def test_figures_that_do_not_agree_with_the_scores_are_told_and_not_taken(results: Results):
     found = compared(results, many(30), many(30, bad=10), passed_test_cases=30)
     assert found.pass_rate.candidate == pytest.approx(20 / 30)

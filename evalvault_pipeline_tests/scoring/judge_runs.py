@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from pydantic import SecretStr
 
 from evalvault_pipeline.cases.batches import batch_count, split_into_batches
 from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
@@ -25,6 +24,7 @@ from evalvault_pipeline.scoring.judges import JudgeIdentity, JudgeSpec
 from evalvault_pipeline.scoring.judging import Judging, Progress
 from evalvault_pipeline.scoring.model import BatchScores, MetricScore
 from evalvault_pipeline.scoring.plan import ScoringPlan
+from evalvault_pipeline_tests.conftest import a_secret
 from evalvault_pipeline_tests.doubles.faults import Fault
 from evalvault_pipeline_tests.doubles.judge_answers import answer_for
 from evalvault_pipeline_tests.doubles.ollama_server import OllamaServer
@@ -64,7 +64,7 @@ def openai_spec(server: OpenAIServer, **changes: Any) -> JudgeSpec:
         "model": "gpt-5-mini",
         "embedding_model": "text-embedding-3-small",
         "base_url": server.base_url,
-        "api_key": SecretStr(KEY),
+        "api_key": a_secret(KEY),
         "timeout_seconds": 2.0,
         "max_concurrency": 32,
     }

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from evalvault_pipeline.cases.model import Batch, EvalCase, Snapshot
 from evalvault_pipeline.scoring.calls import Patience
 from evalvault_pipeline.scoring.engine import score_batches
@@ -16,6 +14,7 @@ from evalvault_pipeline.scoring.judges import JudgeIdentity, JudgeSpec
 from evalvault_pipeline.scoring.judging import Judging
 from evalvault_pipeline.scoring.model import MetricScore
 from evalvault_pipeline.scoring.plan import ScoringPlan
+from evalvault_pipeline_tests.conftest import a_secret
 from evalvault_pipeline_tests.doubles.judge_answers import answer_for
 from evalvault_pipeline_tests.doubles.openai_server import CHAT, OpenAIServer
 
@@ -36,7 +35,7 @@ def openai_spec(server: OpenAIServer, **changes: Any) -> JudgeSpec:
         "model": "gpt-4o-mini",
         "embedding_model": "text-embedding-3-small",
         "base_url": server.base_url,
-        "api_key": SecretStr("sk-test"),
+        "api_key": a_secret("sk-test"),
         "max_concurrency": 8,
     }
     return JudgeSpec(**{**given, **changes})

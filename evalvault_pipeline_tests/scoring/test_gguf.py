@@ -290,7 +290,7 @@ def test_a_file_that_is_not_there_is_named_before_anything_is_loaded(variable: s
 
 def test_the_profile_without_a_file_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(MissingSetting, match="`EVALVAULT_GGUF` is not set"):
-        load_settings(tmp_path, EVALVAULT_PROFILE="gguf")
+        load_settings(tmp_path, EVALVAULT_PROFILE="gguf").require_judge()
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

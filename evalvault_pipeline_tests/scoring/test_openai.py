@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from pydantic import SecretStr
 
+from evalvault_pipeline.errors import UnusableSecret
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, JudgeSpec, Shape
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.openai import OpenAIJudge, listed
 from evalvault_pipeline.scoring.transport import retry_after, short
+from evalvault_pipeline.secrets import Secret, load_sources
+from evalvault_pipeline_tests.conftest import a_secret
 from evalvault_pipeline_tests.doubles.faults import Fault
 from evalvault_pipeline_tests.doubles.judge_answers import embedding_for
 from evalvault_pipeline_tests.doubles.openai_server import CHAT, EMBEDDINGS, OpenAIServer
@@ -181,9 +183,58 @@ def test_the_key_goes_into_the_header_and_a_server_without_keys_is_sent_none():
 
 
 def test_a_key_that_http_cannot_carry_is_a_setting_to_mend_and_is_not_shown():
-    with OpenAIServer(keys={KEY}) as server:
-        failed = failure_of(server, api_key=SecretStr("sk-first\nsk-second"))
-    assert failed.fatal and "sk-" not in failed.detail and "key" in failed.detail
+    with OpenAIServer(keys={KEY}) as server, pytest.raises(UnusableSecret) as refused:
+        chat(openai_spec(server, api_key=a_secret("sk-first\nsk-second")))
+    assert "sk-" not in str(refused.value) and "OPENAI_API_KEY" in str(refused.value)
+
+
+def kept_in(file: Path, monkeypatch: pytest.MonkeyPatch) -> Secret:
+    """A key in a mounted file."""
+    monkeypatch.setenv("OPENAI_API_KEY_FILE", str(file))
+    return Secret(name="OPENAI_API_KEY", sources=load_sources(file.parent))
+
+
+def test_a_key_that_is_rotated_in_the_middle_of_a_run_is_taken_up_by_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "key"
+    file.write_text("sk-first")
+
+    async def ask(judge: OpenAIJudge) -> list[Answer]:
+        first = await judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0)
+        server.keys = {"sk-second"}
+        file.write_text("sk-second")
+        calls = (judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0) for _ in range(20))
+        return [
+            first,
+            *await asyncio.gather(*calls),
+            await judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0),
+        ]
+
+    with OpenAIServer(keys={"sk-first"}) as server:
+        spec = openai_spec(server, api_key=kept_in(file, monkeypatch))
+        assert len(with_judge(spec, ask)) == 22
+        assert server.calls[CHAT] <= 1 + 2 * 20 + 1, "each call at most twice, and the last one once"
+        assert server.answered[CHAT] == 22
+
+
+@pytest.mark.parametrize("then", ["the same", "gone"])
+def test_a_refused_key_is_not_sent_again_where_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str, caplog: pytest.LogCaptureFixture
+):
+    file = tmp_path / "key"
+    file.write_text("sk-wrong-canary")
+
+    async def ask(judge: OpenAIJudge) -> Answer:
+        if then == "gone":
+            file.unlink()
+        return await judge.chat([("user", PROMPT)], QUESTION, n=1, max_tokens=500, seed=0)
+
+    with OpenAIServer(keys={KEY}, echo_key="whole") as server, pytest.raises(CallFailed, match="refuses the key") as failed:
+        with_judge(openai_spec(server, api_key=kept_in(file, monkeypatch)), ask)
+    assert failed.value.fatal and server.calls[CHAT] == 1
+    assert ("no other can be read" in caplog.text) == (then == "gone")
+    assert "canary" not in caplog.text + failed.value.detail
 
 
 # What comes back --------------------------------------------------------------------------------------------------------
@@ -366,7 +417,7 @@ def test_the_models_of_a_server_are_listed_and_one_that_lists_none_is_no_failure
     with OpenAIServer(models=["a", "b"], keys={KEY}) as server:
         assert listed(openai_spec(server)) == {"a": None, "b": None}
         with pytest.raises(CallFailed, match="refuses the key") as failed:
-            listed(openai_spec(server, api_key=SecretStr("sk-wrong")))
+            listed(openai_spec(server, api_key=a_secret("sk-wrong")))
         assert failed.value.fatal
         assert listed(openai_spec(server, base_url=f"{server.url}/nothing/here")) == {}
     with pytest.raises(CallFailed, match="no connection") as failed:

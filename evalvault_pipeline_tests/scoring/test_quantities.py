@@ -116,3 +116,9 @@ def test_a_run_of_digits_longer_than_python_reads_is_no_amount_and_no_crash(text
 def test_a_turkish_letter_in_a_number_word_is_no_number_and_no_crash(text: str):
     """`re.IGNORECASE` lets `ı` pass for `i`, and its lower case is not `five`."""
     assert quantities(text) == []
+
+
+def test_a_label_of_a_masked_number_is_that_number_and_no_amount() -> None:
+    assert missing_from("[PHONE_1]", ["문의 [PHONE_1]"]) == []
+    assert missing_from("[PHONE_1]", ["1년, [PHONE_2], [EMAIL_1]"]) == ["[PHONE_1]"]
+    assert missing_from("1년", ["[PHONE_1]"]) == ["1년"]

@@ -118,6 +118,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "profile": ("Profile", "프로필"),
     "started_at": ("Started (UTC)", "시작 (UTC)"),
     "metric_versions": ("Metric and prompt versions", "지표와 프롬프트 버전"),
+    "pii": ("Personal data masked", "마스킹된 개인정보"),
     "skipped_rows": ("Skipped rows", "건너뛴 행"),
     "missing_batches": ("Batches not scored yet", "아직 채점되지 않은 배치"),
     "the_cases": ("Cases", "케이스"),

@@ -1,0 +1,164 @@
+"""Where in a text something stands that a person is known by: phones, e-mail, numbers of papers, cards and accounts.
+
+This module goes over the text; which digits are what stands in `pii_rules.py`, what takes their place in `redaction.py`.
+
+First come e-mail addresses, then numbers with letters in them, then those of digits alone. What was found before, and labels
+such as `[PHONE_1]`, are bars that nothing is read across. So replacing what was found by labels changes nothing about the rest:
+redacting twice is redacting once. Every pattern takes linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+
+from evalvault_pipeline.cases.pii_rules import number_at, paper_at, shape_after
+from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
+
+# What is read as what, one character for one: other digits and full-width signs, every dash, space and middle dot.
+_FOLDED: dict[str, str] = {
+    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+    **{
+        chr(zero + digit): str(digit)
+        for zero in (0x660, 0x6F0, 0x966, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6)
+        for digit in range(10)
+    },
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2500\u30fc\u3161\ufe58\ufe63", "-"),
+    **dict.fromkeys("\xa0\xad\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
+    **dict.fromkeys("\u200b\u200c\u200d\u202f\u205f\u2060\u3000\ufeff", " "),
+    **dict.fromkeys("\xb7\u2022\u2024\u2027\u2219\u22c5\u3002\u30fb\u318d\uff61\uff65", "."),
+    "\ufe6b": "@",
+}
+# A circled digit alone is the mark of a list; several in a row are a number.
+_CIRCLED = {"\u24ea": "0", **{chr(0x2460 + digit): str(digit + 1) for digit in range(9)}}
+# All of these are in it, and little else: ranges are looked for ten times as fast as 200 characters one by one.
+_FOLDABLE = re.compile(
+    "[\xa0\xad\xb7\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u1680\u2000-\u2060\u2212-\u22c5\u2460-\u24ea\u2500\u3000-\u3002\u30fb\u30fc\u3161"
+    "\u318d\ufe58-\ufe6b\ufeff\uff01-\uff65\U0001d7ce-\U0001d7ff]+"
+)
+
+LABEL = re.compile(rf"\[({'|'.join(Kind)})(?:_([0-9]+))?\]")
+
+_LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
+_DOMAIN = re.compile(r" ?((?:[A-Za-z0-9-]+\.)+(?P<top>[A-Za-z]{2,24})|[A-Za-z0-9가-힣-]+\.(?:한국|닷컴|닷넷))")
+_COMMON_TOPS = frozenset("com net org edu gov info biz io ai co kr jp cn us uk de fr".split())
+_FILE_ENDINGS = frozenset("png jpg jpeg gif svg webp pdf css js ts json html xml yaml yml".split())
+_MAIL_WORD = re.compile(r"(?:메일|주소|mail|address)[^@]{0,6}\Z", re.IGNORECASE)
+
+# A passport's or licence's number with letters, or an IBAN. It opens a word; to begin with a class of characters is fast.
+_PAPER = re.compile(
+    rf"[A-Za-z](?<![A-Za-z0-9{BAR}][A-Za-z])(?:[0-9]{{3}}[A-Za-z][0-9]{{4}}|[A-Za-z]?[ -]?[0-9]{{6,8}}(?!-[0-9{BAR}])"
+    "|[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?)(?![A-Za-z0-9])"
+)
+
+# Seven digits close to each other: without them, or an @, nothing is looked for.
+_PROMISING = re.compile("[0-9](?:[^0-9]{0,3}[0-9]){6}")
+# Nine digits or more with little between them: nothing shorter is looked at.
+_STRETCH = re.compile(r"[0-9](?:[-. _/()\t\n]{0,3}[0-9]){8,}")
+
+
+def find_pii(text: str, *, about: str = "") -> list[Found]:
+    """What a person is known by in `text`, in order, without overlaps. `about` says what the text is: a key of metadata."""
+    if about:
+        head = introduced_by(about)
+        return [one.moved(-len(head)) for one in find_pii(head + text) if one.start >= len(head)]
+    folded = _folded(text)
+    if "@" not in folded and not _PROMISING.search(folded):
+        return []
+    folded = _without_labels(folded)
+    found = list(_emails(folded)) if "@" in folded else []
+    folded = _barred(folded, found) if found else folded
+    if papers := list(_papers(folded)):
+        folded = _barred(folded, papers)
+        found += papers
+    found += _numbers(folded)
+    return sorted(found, key=attrgetter("start")) if len(found) > 1 else found
+
+
+def introduced_by(about: str) -> str:
+    """A key of metadata as words before its value."""
+    return f"{_without_labels(about).replace('_', ' ')}: "
+
+
+def _without_labels(text: str) -> str:
+    return LABEL.sub(lambda label: BAR * len(label[0]), text) if "[" in text else text
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text
+    return _FOLDABLE.sub(_fold, text)
+
+
+def _fold(signs: re.Match[str]) -> str:
+    circled = len(signs[0]) > 1 and all(sign in _CIRCLED for sign in signs[0])
+    return "".join((_CIRCLED if circled else _FOLDED).get(sign, sign) for sign in signs[0])
+
+
+def _barred(text: str, found: Iterable[Found]) -> str:
+    pieces, position = [], 0
+    for one in found:
+        pieces += [text[position : one.start], BAR * (one.end - one.start)]
+        position = one.end
+    return "".join((*pieces, text[position:]))
+
+
+def _emails(text: str) -> Iterator[Found]:
+    floor, at = 0, text.find("@")
+    while at >= 0:
+        before = text[floor:at].removesuffix(" ")
+        local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-")
+        start = floor + len(before) - len(local)
+        floor = at + 1
+        domain = _DOMAIN.match(text, floor) if local and local != "git" else None
+        if domain and _is_domain(domain[1], domain["top"], text[domain.end() : domain.end() + 1]):
+            spaced = domain.end() - start > len(f"{local}@{domain[1]}")
+            if not spaced or _is_address(local, domain[1], before[: len(before) - len(local)][-12:]):
+                floor = domain.end()
+                yield Found(Kind.EMAIL, start, floor, f"{local}@{domain[1]}".lower())
+        at = text.find("@", floor)
+
+
+def _is_domain(domain: str, top: str | None, following: str) -> bool:
+    """No version (`react@1.2.beta`), no picture (`icon@2x.png`), no word that goes on behind the top domain."""
+    if top is None:
+        return True
+    *names, _ = domain.split(".")
+    return (
+        top.lower() not in _FILE_ENDINGS
+        and not (len(names) > 1 and all(name.isdigit() for name in names))
+        and (top.lower() in _COMMON_TOPS or not (following == BAR or (following.isascii() and following.isalnum())))
+    )
+
+
+def _is_address(local: str, domain: str, before: str) -> bool:
+    """Whether `local @ domain` is an address and not a sentence: `contact us @ www.example.com`."""
+    named = any(sign in local for sign in "._+0123456789") or _MAIL_WORD.search(before) is not None
+    return named and not domain.lower().startswith("www.")
+
+
+def _papers(text: str) -> Iterator[Found]:
+    for match in _PAPER.finditer(text):
+        if one := paper_at(Place(text, match.start()), match):
+            yield one
+
+
+def _numbers(text: str) -> Iterator[Found]:
+    floor = 0
+    for stretch in _STRETCH.finditer(text):
+        position, end = stretch.span()
+        first, near_a_bank = Place(text, position, floor=floor), None
+        while position < end:
+            start = shape_after(text, position, end)
+            if start != position:  # an account's shape is nearly any: it is looked for beside words for it only
+                near_a_bank = first.is_bank(end) if near_a_bank is None else near_a_bank
+                start = shape_after(text, position, end, accounts=True) if near_a_bank else start
+            if start is None:
+                break
+            place = first if start == first.start else Place(text, start, floor=floor, opening=first.start)
+            one = number_at(place)
+            position = one.end if one else start + 1
+            if one:
+                floor = one.end
+                yield one

@@ -1,0 +1,202 @@
+"""A number's surroundings: the words before and behind it that say what it is.
+
+Rules that ask for them stand in `pii_rules.py`. The text is a folded one (`pii.py`): dashes are `-`, spaces ` `, digits ASCII.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+# In place of what was found already, and of labels: nothing is read across it.
+BAR = "\x00"
+
+
+class Kind(StrEnum):
+    """What a person is known by, as labels call it."""
+
+    PHONE = "PHONE"
+    EMAIL = "EMAIL"
+    SSN = "SSN"
+    BUSINESS_NUMBER = "BUSINESS_NUMBER"
+    PASSPORT = "PASSPORT"
+    DRIVER_LICENSE = "DRIVER_LICENSE"
+    CARD = "CARD"
+    ACCOUNT = "ACCOUNT"
+
+
+class Found(NamedTuple):
+    """A place in a text. `key` is the same for the same number in another spelling."""
+
+    kind: Kind
+    start: int
+    end: int
+    key: str
+
+    def moved(self, by: int) -> Found:
+        return Found(self.kind, self.start + by, self.end + by, self.key)
+
+
+NEAR = 30  # characters before a number in which a word for it is looked for
+# Words for a kind; a space may stand at `_`. Latin ones stand alone: `tel` is not in `hotel`.
+_WORDS_OF = {
+    Kind.PHONE: "전화 연락 휴대폰 핸드폰 폰_번호 팩스 문자 카톡 tel telephone phone cellphone mobile cell call ring fax "
+    "contact reach dial text whatsapp hp h.p",
+    Kind.SSN: "주민 외국인_등록 rrn ssn arc resident_registration resident_no resident_number resident_id social_security "
+    "alien_registration foreigner_registration",
+    Kind.BUSINESS_NUMBER: "사업자 법인_등록 법인_번호 brn business_registration business_number business_no business_id "
+    "corporate_registration tax_id tax_no",
+    Kind.PASSPORT: "여권 passport",
+    Kind.DRIVER_LICENSE: "면허 license licence",
+    Kind.CARD: "카드 card visa mastercard amex",
+    Kind.ACCOUNT: "계좌 통장 입금 송금 이체 예금 은행 뱅크 농협 수협 신협 새마을금고 우체국 account acct bank deposit wire a/c",
+}
+_KIND_OF = {word.replace("_", ""): kind for kind, words in _WORDS_OF.items() for word in words.split()}
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of which every branch begins with a letter: it is skipped where none of these letters stands."""
+    branches = []
+    for word in words:
+        first, rest = word[0], re.escape(word[1:]).replace("_", " ?")
+        branches.append(rf"{first}(?<![a-z]{first}){rest}(?![a-z])" if word.isascii() else first + rest)
+    return re.compile("|".join(branches))
+
+
+_ALL_WORDS = [word for words in _WORDS_OF.values() for word in words.split()]
+_LATIN_WORDS, _KOREAN_WORDS = (_any_of(word for word in _ALL_WORDS if word.isascii() is latin) for latin in (True, False))
+# Right before a number: that it is another one, which names no person.
+_OTHERS = (
+    "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 대리점 "
+    "지점 설계사 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 특허 출원 고유 과제 발급 조회 "
+    "처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 policy contract claim order invoice tracking ticket reference case "
+    "serial model part item product document receipt transaction approval application shipment quote proposal booking "
+    "confirmation"
+).split()
+_NUMBERS = "번호 코드 넘버 no no. number num id code #".split()
+_NAMES = (
+    "imei isbn isbn-10 isbn-13 issn doi sku lot ref ref. 로트 사번 바코드 barcode 타임스탬프 timestamp epoch 버전 version "
+    "build uuid"
+).split()
+_PARTICLES = "은 는 이 가 의 을 를 인 is was".split()
+
+
+def _one_of(words: list[str]) -> str:
+    return "|".join(map(re.escape, words))
+
+
+_OTHER_NUMBER = re.compile(
+    rf"(?:(?:{_one_of(_OTHERS)}|(?P<member>고객|회원|직원|사원)) ?(?:{_one_of(_NUMBERS)})|(?<![가-힣])제|{_one_of(_NAMES)})"
+    rf"(?: ?(?:{_one_of(_PARTICLES)}))?[ :=#(\"'\[]{{0,3}}\Z"
+)
+_SIGNS = " :=#(\"'["
+_OTHER_ENDS = frozenset(word[-1] for word in (*_NUMBERS, *_NAMES, *_PARTICLES, "제"))  # told apart faster than by the pattern
+_BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC"  # as they are called for short
+_BANK_BEFORE = re.compile(rf"(?<![가-힣A-Za-z])(?:{_BANKS})[ :]{{0,2}}\Z")
+_BANK_BEHIND = re.compile(
+    "[ (,]{0,3}(?:[가-힣A-Za-z]{0,6}(?:은행|뱅크|금고|농협|수협|신협|우체국)|계좌|통장|예금주"
+    rf"|(?:으?로|에) ?(?:입금|송금|이체|환급))| ?\((?:{_BANKS})[ ,)]"
+)
+# 원래, 명의 and 건강 are no units.
+_AMOUNT_BEHIND = re.compile(
+    " ?(?:[만천]? ?원(?![래본하장])|억|달러|유로|%|퍼센트|KRW|USD|won(?![a-z])|dollars)|건(?!강)|명(?!의)|ms(?![a-z])"
+)
+_MONEY_BEFORE = re.compile(r"(?:[₩$€£¥]|KRW|USD|EUR) ?\Z")
+_PHONE_LETTERS = re.compile(r"(?:tel|t|fax|f|hp|h\.p|p|ph|phone|m|mobile|c|cell)[-.]?", re.IGNORECASE)
+_TOKEN = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
+_LETTERS = _TOKEN - frozenset("0123456789-")
+
+
+class Place:
+    """A digit that no digit stands before. Nothing before `floor` is seen: there the last number ended.
+
+    `opening` is where its stretch of digits and separators begins, in which there are no words.
+    """
+
+    __slots__ = ("_glued", "_opening", "_other", "_word", "floor", "start", "text")
+
+    def __init__(self, text: str, start: int, *, floor: int = 0, opening: int | None = None) -> None:
+        self.text, self.start, self.floor = text, start, floor
+        self._opening = start if opening is None else opening
+        # Looked up when first asked for, and kept (functools.cached_property takes a lock before Python 3.12).
+        self._word: Kind | Literal["unread"] | None = "unread"
+        self._other: re.Match[str] | Literal["unread"] | None = "unread"
+        self._glued: str | None = None
+
+    @property
+    def word(self) -> Kind | None:
+        """What the nearest word before it says that it is."""
+        if self._word == "unread":
+            before = self._before(self.start).lower()
+            found = [*_LATIN_WORDS.finditer(before), *_KOREAN_WORDS.finditer(before)]
+            self._word = _KIND_OF[max(found, key=re.Match.end)[0].replace(" ", "")] if found else None
+        return self._word
+
+    @property
+    def glued(self) -> str:
+        """Letters, digits and hyphens right before it: `POL-` of `POL-212-555-0123`."""
+        if self._glued is None:
+            at = self.start
+            while at > max(self.floor, self.start - NEAR) and self.text[at - 1] in _TOKEN:
+                at -= 1
+            self._glued = self.text[at : self.start]
+        return self._glued
+
+    @property
+    def other_number(self) -> bool:
+        """Whether the words right before it say that it is a policy's, an order's, a product's number."""
+        return self._named_otherwise is not None
+
+    @property
+    def member_number(self) -> bool:
+        """Whether they say that it is a customer's number, for which a phone may be taken."""
+        return self._named_otherwise is not None and self._named_otherwise["member"] is not None
+
+    @property
+    def loose(self) -> bool:
+        """Whether a number may begin here without a word for it: nothing hangs on it, no other number is named."""
+        glued = self.glued.strip("-")
+        return not (self.fraction or (glued and not _PHONE_LETTERS.fullmatch(glued)) or self.other_number)
+
+    @property
+    def fraction(self) -> bool:
+        """Whether it stands behind the point or comma of a number: the 02 of 1.02."""
+        return self.start - 2 >= self.floor and self.text[self.start - 1] in ".," and self.text[self.start - 2].isdigit()
+
+    @property
+    def plus(self) -> bool:
+        """Whether a plus of its own stands before it: not that of `a+82`."""
+        at = self.start - 1
+        return at >= self.floor and self.text[at] == "+" and (at == self.floor or self.text[at - 1] not in _TOKEN)
+
+    def is_bank(self, end: int) -> bool:
+        """Whether a word for an account stands before it, a bank's short name right before it, or either right behind `end`."""
+        if self.word is Kind.ACCOUNT or _BANK_BEHIND.match(self.text, end):
+            return True
+        return _BANK_BEFORE.search(self._before(self.start)) is not None
+
+    def is_quantity(self, end: int) -> bool:
+        """Whether the digits up to `end` are money or a count."""
+        return bool(_AMOUNT_BEHIND.match(self.text, end) or _MONEY_BEFORE.search(self._before(self.start)))
+
+    def in_a_word(self, end: int) -> bool:
+        """Whether letters hang on the digits up to `end`, as in a hash; `tel` and the like are none."""
+        before = self.glued and self.glued[-1] in _LETTERS and not _PHONE_LETTERS.fullmatch(self.glued)
+        return bool(before) or self.text[end : end + 1] in _LETTERS
+
+    @property
+    def _named_otherwise(self) -> re.Match[str] | None:
+        if self._other == "unread":
+            before = self._before(self.start - len(self.glued)).lower()
+            may_be = before.rstrip(_SIGNS)[-1:] in _OTHER_ENDS or "#" in before[-4:]
+            self._other = _OTHER_NUMBER.search(before) if may_be else None
+        return self._other
+
+    def _before(self, end: int) -> str:
+        """What stands before `end`, as far as words are looked for."""
+        if end - self._opening >= NEAR:
+            return ""
+        start = end - NEAR
+        return self.text[start if start > self.floor else self.floor : end].rpartition(BAR)[2]

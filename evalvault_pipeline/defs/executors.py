@@ -1,0 +1,60 @@
+"""Where the steps of a run are executed, chosen by EVALVAULT_EXECUTOR; the same code everywhere.
+
+Scoring is one step with many calls in flight, so a run is spread over machines as several runs, not as several steps
+(docs/scaling.md).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import dagster as dg
+
+from evalvault_pipeline.errors import InvalidSetting
+
+Executor = Literal["in_process", "multiprocess", "celery", "k8s"]
+VARIABLES = {
+    "EVALVAULT_CELERY_BROKER": "Celery's broker, such as redis://host:6379/0, for EVALVAULT_EXECUTOR=celery.",
+    "EVALVAULT_CELERY_BACKEND": "Celery's result backend, such as redis://host:6379/1.",
+}
+
+
+def executor_named(name: Executor) -> dg.ExecutorDefinition:
+    """Raises InvalidSetting where its package or a variable of its is missing."""
+    match name:
+        case "multiprocess":
+            return dg.multiprocess_executor
+        case "celery":
+            return _celery()
+        case "k8s":
+            return _kubernetes()
+    return dg.in_process_executor
+
+
+def _celery() -> dg.ExecutorDefinition:
+    missing = [variable for variable in VARIABLES if not os.environ.get(variable)]
+    if missing:
+        raise InvalidSetting(f"EVALVAULT_EXECUTOR is `celery`, but {', '.join(missing)} is not set. Set both.")
+    try:
+        from evalvault_pipeline.defs.celery_workers import celery_executor
+    except ModuleNotFoundError as error:
+        raise _without_extra("celery", error) from None
+    # By their names: what stands in a definition is kept in Dagster's database, and these may hold a password.
+    names = dict(zip(("broker", "backend"), VARIABLES, strict=True))
+    return celery_executor.configured({key: {"env": variable} for key, variable in names.items()}, name="celery")
+
+
+def _kubernetes() -> dg.ExecutorDefinition:
+    try:
+        from dagster_k8s import k8s_job_executor
+    except ModuleNotFoundError as error:
+        raise _without_extra("kubernetes", error) from None
+    return k8s_job_executor  # image, secrets and resources are those of the run launcher
+
+
+def _without_extra(extra: str, error: ModuleNotFoundError) -> InvalidSetting:
+    return InvalidSetting(
+        f"EVALVAULT_EXECUTOR needs the extra `{extra}`, and {error.name} is not installed: "
+        f"pip install 'evalvault-pipeline[{extra}]'"
+    )

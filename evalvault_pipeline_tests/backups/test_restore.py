@@ -1,0 +1,261 @@
+"""Where a backup is restored, and that nothing is changed where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP, ArchiveWriter
+from evalvault_pipeline.backups.backup import Source, make_backup
+from evalvault_pipeline.backups.databases import PostgresDatabase
+from evalvault_pipeline.backups.restore import check_backup, restore_backup
+from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
+from evalvault_pipeline.scoring.store import ScoreStore
+from evalvault_pipeline_tests.backups.test_backup import file_in, score, settings_of
+from evalvault_pipeline_tests.conftest import PROJECT
+from evalvault_pipeline_tests.postgres_server import PASSWORD, PostgresServer
+
+AT = datetime(2026, 11, 25, 9, tzinfo=UTC)
+NO_URLS: dict[str, str | None] = {STORE_DUMP: None, DAGSTER_DUMP: None}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    """Of a project with 3 scores."""
+    project = tmp_path / "project"
+    file_in(project, "data/catalog.toml", "# mine\n")
+    file_in(project, "data/results/demo/w1/results.json", "{}")
+    file_in(project, "data/baselines/demo.json", "{}")
+    score(settings_of(project), 3)
+    return make_backup(settings_of(project), tmp_path / "backups").file
+
+
+def test_a_backup_is_restored_to_a_folder_that_is_not_there_yet(backup: Path, tmp_path: Path) -> None:
+    done = restore_backup(backup, tmp_path / "new" / "data", urls=NO_URLS)
+    assert done.before is None
+    assert set(contents(tmp_path / "new" / "data")) == {
+        "baselines/demo.json",
+        "catalog.toml",
+        "results/demo/w1/results.json",
+        "results/scores.sqlite",
+    }
+    with ScoreStore(settings_of(tmp_path / "new").score_store_url) as store:
+        assert store.count() == 3
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["data"], "nothing is left beside it"
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_is_refused(backup: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    restore_backup(backup, tmp_path / "empty", urls=NO_URLS)
+    assert (tmp_path / "empty" / "catalog.toml").exists()
+    file_in(tmp_path, "full/mine.txt", "mine")
+    with pytest.raises(BackupFailed, match=r"full is not empty\. Name another folder, or take its place with --force"):
+        restore_backup(backup, tmp_path / "full", urls=NO_URLS)
+    assert contents(tmp_path / "full") == {"mine.txt": b"mine"}
+    with pytest.raises(BackupFailed, match=r"mine\.txt is no folder"):
+        restore_backup(backup, tmp_path / "full" / "mine.txt", urls=NO_URLS)
+
+
+def test_by_force_what_was_there_is_kept_beside(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_in(tmp_path, "full/mine.txt", "mine")
+    monkeypatch.chdir(tmp_path)
+    done = restore_backup(backup, Path("full"), urls=NO_URLS, force=True, now=AT)
+    assert done.before == tmp_path / "full.before-20261125T090000Z"
+    assert contents(done.before) == {"mine.txt": b"mine"}
+    assert "mine.txt" not in contents(tmp_path / "full")
+
+
+def test_the_folder_that_one_stands_in_can_be_replaced(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_in(tmp_path, "here/mine.txt")
+    monkeypatch.chdir(tmp_path / "here")
+    restore_backup(backup, Path(), urls=NO_URLS, force=True, now=AT)
+    assert (tmp_path / "here" / "catalog.toml").exists() and (tmp_path / "here.before-20261125T090000Z" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("damage", ["cut", "part", "no manifest", "leads out", "newer", "rows"])
+def test_of_a_bad_backup_nothing_is_restored(backup: Path, tmp_path: Path, damage: str, force: bool) -> None:
+    bad = tmp_path / "bad.zip"
+    with zipfile.ZipFile(backup) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    manifest = json.loads(members.pop("manifest.json"))
+    if damage == "part":
+        members["catalog.toml"] = b"# mend\n"
+    if damage == "leads out":
+        members["../../evil"] = members.pop("baselines/demo.json")
+        next(part for part in manifest["parts"] if part["name"] == "baselines/demo.json")["name"] = "../../evil"
+    if damage == "newer":
+        manifest["format"] = 99
+    if damage == "rows":
+        next(part for part in manifest["parts"] if part["kind"] == "sqlite")["rows"]["scores"] = 4
+    with zipfile.ZipFile(bad, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if damage != "no manifest":
+            archive.writestr("manifest.json", json.dumps(manifest))
+    if damage == "cut":
+        bad.write_bytes(bad.read_bytes()[:-30])
+    file_in(tmp_path, "target/data/mine.txt", "mine") if force else (tmp_path / "target").mkdir()
+    before = contents(tmp_path)
+    with pytest.raises(UnusableBackup):
+        restore_backup(bad, tmp_path / "target" / "data", urls=NO_URLS, force=force)
+    assert contents(tmp_path) == before
+    assert len(list((tmp_path / "target").iterdir())) == int(force)
+
+
+def test_a_backup_beside_a_newer_dagster_is_refused(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_backup(backup).versions["dagster"].startswith("1.")
+    rewritten = tmp_path / "newer.zip"
+    with zipfile.ZipFile(backup) as whole, zipfile.ZipFile(rewritten, "w") as archive:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "manifest.json":
+                manifest = json.loads(content)
+                manifest["versions"]["dagster"] = "1.99.0"
+                content = json.dumps(manifest).encode()
+            archive.writestr(name, content)
+    for use in (lambda: check_backup(rewritten), lambda: restore_backup(rewritten, tmp_path / "new", urls=NO_URLS)):
+        with pytest.raises(UnusableBackup, match=r"was made beside Dagster 1\.99\.0; here is 1\..* Install that version first"):
+            use()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(backup: Path, tmp_path: Path) -> None:
+    rewritten = tmp_path / "huge.zip"
+    with zipfile.ZipFile(backup) as whole, zipfile.ZipFile(rewritten, "w") as archive:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "manifest.json":
+                manifest = json.loads(content)
+                manifest["parts"][0]["size"] = 10**18
+                content = json.dumps(manifest).encode()
+            archive.writestr(name, content)
+    with pytest.raises(BackupFailed, match=r"MB free; 1,000,000,000,0\d\d MB are needed"):
+        restore_backup(rewritten, tmp_path / "new" / "data", urls=NO_URLS)
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may mount a volume")
+def test_an_empty_volume_is_filled_and_a_full_one_is_refused(backup: Path, tmp_path: Path) -> None:
+    """A mounted folder cannot be renamed: as in a container, where `data` is a volume."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mount = f"mount -t tmpfs -o size=9m none {volume} || exit 77; "
+    code = f"from evalvault_pipeline.backups.restore import *; restore_backup(Path('{backup}'), Path('{volume}'), urls={{}}, force=True)"
+    twice = f'{mount} {sys.executable} -c "{code}" && ls -A {volume} && {sys.executable} -c "{code}"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", twice], cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("this root may not mount")
+    assert done.stdout.split() == ["baselines", "catalog.toml", "results"]
+    assert "is a mounted volume, and not empty. Mount an empty one" in done.stderr
+
+
+# --- Postgres
+
+
+@pytest.fixture
+def dumps(tmp_path: Path) -> Path:
+    """A backup that says it holds two databases of Postgres; they are no dumps."""
+    file_in(tmp_path, "source/catalog.toml")
+    with ArchiveWriter(tmp_path / "dumps.zip") as archive:
+        archive.add("catalog.toml", tmp_path / "source" / "catalog.toml")
+        for name in (STORE_DUMP, DAGSTER_DUMP):
+            archive.add(name, tmp_path / "source" / "catalog.toml", kind="postgres", rows={"public.scores": 1})
+        archive.finish(made_at=AT, versions={})
+    return tmp_path / "dumps.zip"
+
+
+@pytest.mark.parametrize(
+    ("store", "runs", "why"),
+    [
+        (None, "postgresql://h/d", r"holds a Postgres database, score_store\.dump\. Say where it goes: --store-url URL"),
+        ("postgresql://h/d", None, r"dagster\.dump\. Say where it goes: --dagster-url URL"),
+        ("postgresql://u:canary@h/d", "postgresql://h/e", "--store-url holds a password.*PGPASSWORD"),
+        ("postgresql://h/e", "postgresql://h/d?password=canary", "--dagster-url holds a password.*PGPASSWORD"),
+        ("sqlite:///x", "postgresql://h/d", "Write --store-url postgresql://user@host/database"),
+        ("postgresql://h/d", "postgresql://h/d", "name one database"),
+    ],
+)
+def test_the_databases_of_a_backup_must_be_named_and_hold_no_password(
+    dumps: Path, tmp_path: Path, store: str | None, runs: str | None, why: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=why) as refusal:
+        restore_backup(dumps, tmp_path / "new", urls={STORE_DUMP: store, DAGSTER_DUMP: runs})
+    assert "canary" not in str(refusal.value) and not (tmp_path / "new").exists()
+
+
+def test_a_database_for_a_backup_without_one_is_refused(backup: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match=r"--store-url is given, but this backup holds no score_store\.dump"):
+        restore_backup(backup, tmp_path / "new", urls={**NO_URLS, STORE_DUMP: "postgresql://h/d"})
+
+
+def bare(url: str) -> str:
+    return url.replace(f":{PASSWORD.replace(' ', '%20')}@", "@")
+
+
+def execute(url: str, statement: str) -> None:
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+def test_databases_are_filled_whole_or_not_at_all(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    project = settings_of(tmp_path / "project", EVALVAULT_STORE_URL=postgres.create("whole_store"))
+    file_in(tmp_path, "project/data/catalog.toml", "")
+    score(project, 5)
+    runs = postgres.create("whole_runs")
+    execute(runs, "CREATE TABLE runs (n int); INSERT INTO runs VALUES (1), (2)")
+    sources = [Source(name=DAGSTER_DUMP, database=PostgresDatabase(runs))]
+    backup = make_backup(project, tmp_path / "backups", dagster=sources).file
+    first, second = PostgresDatabase(bare(postgres.create("to_store"))), PostgresDatabase(bare(postgres.create("to_runs")))
+    urls = {STORE_DUMP: first.url, DAGSTER_DUMP: second.url}
+    target = tmp_path / "restored" / "data"
+
+    execute(postgres.url("to_runs"), "CREATE TYPE status AS ENUM ('x'); CREATE VIEW runs AS SELECT 'x'::status")
+    with pytest.raises(BackupFailed, match=r"pg_restore cannot do it for .*to_runs.*already exists"):
+        restore_backup(backup, target, urls=urls)
+    assert first.is_empty() and not target.exists(), "the store, which was filled already, is empty again"
+
+    execute(postgres.url("to_runs"), "DROP VIEW runs; CREATE TABLE runs (n int); INSERT INTO runs VALUES (7)")
+    with pytest.raises(BackupFailed, match=r"to_runs \(--dagster-url\) is not empty\. .*--force"):
+        restore_backup(backup, target, urls=urls)
+    other = sa.create_engine(postgres.url("to_runs").replace("postgresql:", "postgresql+psycopg2:"))
+    with (
+        other.connect(),
+        pytest.raises(BackupFailed, match=r"Others are connected to .*to_runs \(1 sessions\)\. Stop the daemon"),
+    ):
+        restore_backup(backup, target, urls=urls, force=True)
+    other.dispose()
+    assert first.is_empty() and second.rows() == {"public.runs": 1} and not target.exists()
+
+    done = restore_backup(backup, target, urls=urls, force=True)
+    assert first.rows()["public.scores"] == 5 and second.rows() == {"public.runs": 2}
+    assert set(contents(target)) == {"catalog.toml"}
+    assert done.databases[STORE_DUMP] == first.url and PASSWORD not in repr(done)
+
+
+def test_a_dump_that_postgres_does_not_take_leaves_everything_as_it_was(
+    postgres: PostgresServer, dumps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    urls = {STORE_DUMP: bare(postgres.create("bad_store")), DAGSTER_DUMP: bare(postgres.create("bad_runs"))}
+    with pytest.raises(PipelineError, match="pg_restore cannot do it"):
+        restore_backup(dumps, tmp_path / "new" / "data", urls=urls)
+    assert not list((tmp_path / "new").iterdir())

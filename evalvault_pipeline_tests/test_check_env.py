@@ -1,0 +1,192 @@
+"""`evalvault check-env`: every variable with its source, secrets masked, and every fault at once with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evalvault_pipeline.check_env import EnvironmentCheck, State, check_environment
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, variables
+from evalvault_pipeline_tests.doubles.secret_services import AwsSecrets
+from evalvault_pipeline_tests.stack import UserProject
+
+KEY = "sk-canary-0123456789abcdefWXYZ"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a catalog, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "catalog.toml").write_text("")
+    return tmp_path
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsSecrets]:
+    with AwsSecrets() as double:
+        for name, value in double.environment.items():
+            monkeypatch.setenv(name, value)
+        yield double
+
+
+def checked(profile: str = "", **environment: str) -> EnvironmentCheck:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return check_environment(options={"EVALVAULT_PROFILE": profile} if profile else {})
+
+
+def told(found: EnvironmentCheck, state: State) -> dict[str, str]:
+    """Area -> what is said of it, of the lines in this state."""
+    return {one.area: one.said for one in found.findings if one.state is state}
+
+
+def test_every_variable_has_a_line_with_its_source(project: Path) -> None:
+    (project / ".env.test").write_text("EVALVAULT_PROFILE=dev\nOLLAMA_BASE_URL=gpu:11434\n")
+    found = checked(EVALVAULT_ENV="test", EVALVAULT_TOKENIZER="ngram", EVALVAULT_PROFILE="")
+    assert [row.variable for row in found.rows if row.variable not in DAGSTER_VARIABLES] == list(variables())
+    sources = {row.variable: (row.value, row.source) for row in found.rows}
+    assert sources["EVALVAULT_PROFILE"] == ("dev", ".env.test")
+    assert sources["OLLAMA_BASE_URL"] == ("http://gpu:11434", ".env.test"), "completed"
+    assert sources["EVALVAULT_TOKENIZER"] == ("ngram", "environment")
+    assert sources["EVALVAULT_EXECUTOR"] == ("in_process", "default")
+    assert sources["PHOENIX_ENABLED"] == ("false", "default")
+    assert sources["EVALVAULT_WORKERS"] == sources["OPENAI_API_KEY"] == ("", "not set")
+    assert (found.profile, found.judge, found.file, found.exit_code) == ("dev", "ollama/gemma3:1b", f"{project}/.env.test", 0)
+    assert checked("prod", EVALVAULT_ENV="test").rows[0].source == "option"
+
+
+def test_secrets_are_masked_and_named_with_their_source(project: Path, aws: AwsSecrets) -> None:
+    (project / "slack").write_text(f"https://slack.invalid/services/{KEY}")
+    aws.secrets["evalvault/openai"] = KEY
+    found = checked(
+        "openai",
+        EVALVAULT_AWS_SECRET="evalvault/openai",
+        SLACK_WEBHOOK_URL_FILE="slack",
+        EVALVAULT_API_KEY="canary-short",
+        EVALVAULT_STORE_URL="postgresql://user:canary-pw@db/scores",
+        OPENAI_BASE_URL="http://user:canary-user@gateway/v1",
+        EVALVAULT_JUDGE_MODEL=KEY,
+    )
+    rows = {row.variable: (row.value, row.source) for row in found.rows}
+    assert rows["OPENAI_API_KEY"] == ("...WXYZ", "AWS Secrets Manager evalvault/openai")
+    assert rows["SLACK_WEBHOOK_URL"] == ("...WXYZ", "SLACK_WEBHOOK_URL_FILE slack")
+    assert rows["EVALVAULT_API_KEY"] == ("***", "environment")
+    assert rows["EVALVAULT_STORE_URL"] == ("postgresql://user:***@db/scores", "environment")
+    assert rows["OPENAI_BASE_URL"] == ("http://gateway/v1", "environment")
+    assert found.exit_code == 0
+    assert "canary" not in repr(found), "a key in the wrong variable is not shown either"
+    assert "OPENAI_API_KEY from AWS Secrets Manager evalvault/openai" in [one.said for one in found.findings]
+
+
+def test_every_fault_is_named_and_none_of_their_values(project: Path, aws: AwsSecrets) -> None:
+    aws.fault = "AccessDeniedException"
+    aws.secrets["evalvault/phoenix"] = KEY
+    found = checked(
+        "openai",
+        EVALVAULT_WORKERS=KEY,
+        EVALVAULT_TIMEZONE=KEY,
+        EVALVAULT_AWS_SECRET="PHOENIX_API_TOKEN=evalvault/phoenix",
+        SLACK_BOT_TOKEN=KEY,
+        SMTP_URL="smtp://mail.invalid",
+        EVALVAULT_ALERT_WEBHOOK_URL_FILE=f"{project}/gone",
+        EVALVAULT_BACKUPS_DIR=f"{project}/none",
+        EVALVAULT_RESULTS_DIR="/proc/results",
+        EVALVAULT_CATALOG="other.toml",
+        DAGSTER_PG_HOST="db",
+        EVALVAULT_PROFIL="prod",
+    )
+    assert found.exit_code == 2
+    missing = [one.said for one in found.findings if one.state is State.MISSING]
+    for part in (
+        "`EVALVAULT_WORKERS` cannot be used",
+        "`EVALVAULT_TIMEZONE` cannot be used: no such time zone; write an IANA name",
+        "`OPENAI_API_KEY` is not set, and profile `openai` needs it. Export it",
+        "AWS Secrets Manager does not give evalvault/phoenix (AccessDeniedException). Allow secretsmanager:GetSecretValue",
+        f"EVALVAULT_ALERT_WEBHOOK_URL_FILE {project}/gone cannot be read: No such file or directory. Mount it",
+        "SLACK_CHANNEL is not. Name the channel's id.",
+        "EVALVAULT_ALERT_EMAIL_TO is not. Name who is to be told.",
+        "there is no such folder. Make the first backup",
+        "/proc/results cannot be written by this user: No such file or directory. Set EVALVAULT_RESULTS_DIR",
+        "other.toml is not there, and Dagster needs it",
+        "DAGSTER_PG_USER, DAGSTER_PG_PASSWORD is not. Set both.",
+    ):
+        assert any(part in said for said in missing), part
+    assert told(found, State.ADVICE)["settings"] == "EVALVAULT_PROFIL is read by nothing here. Did you mean EVALVAULT_PROFILE?"
+    values = {row.variable: row.value for row in found.rows}
+    assert (values["EVALVAULT_WORKERS"], values["PHOENIX_API_TOKEN"]) == ("(cannot be used)", "(cannot be read)")
+    assert "canary" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"EVALVAULT_ENV": "gone"}, "there is no file"),
+        ({"EVALVAULT_ENV_FILE": "gone"}, "there is no file"),
+        ({"EVALVAULT_STORE_URL": "canary://"}, "EVALVAULT_STORE_URL is no URL of SQLite or Postgres. Write sqlite"),
+        ({"EVALVAULT_AWS_SECRET": "a#b"}, "`EVALVAULT_AWS_SECRET` cannot be used"),
+        ({"EVALVAULT_SECRETS_DIR": "gone"}, "there is no such folder"),
+        ({"OPENAI_API_KEY": "two\nlines of canary"}, "`OPENAI_API_KEY` (environment) holds characters"),
+        ({"EVALVAULT_PROFILE": "production"}, "`EVALVAULT_PROFILE` cannot be used"),
+        ({"EVALVAULT_PROFILE": "gguf"}, "`EVALVAULT_GGUF` is not set"),
+        ({"EVALVAULT_PROFILE": "gguf", "EVALVAULT_GGUF": "gone.gguf"}, "there is no such file"),
+    ],
+)
+def test_a_fault_alone_is_exit_code_2(project: Path, environment: dict[str, str], said: str) -> None:
+    found = checked(**environment)
+    (missing,) = [one for one in found.findings if one.state is State.MISSING]
+    assert said in missing.said and "canary" not in repr(found)
+    assert found.exit_code == 2
+
+
+def test_a_plain_env_file_is_a_fault(project: Path) -> None:
+    (project / ".env").write_text("EVALVAULT_PROFILE=prod\n")
+    assert "Rename it to .env.<name>" in told(checked(), State.MISSING)["settings"]
+
+
+def test_production_is_advised_of_each_point_of_the_guides_checklist(project: Path) -> None:
+    bare = checked("prod")
+    assert bare.exit_code == 0, "it can run without"
+    assert set(told(bare, State.ADVICE)) == {"judge", "phoenix", "alerts", "access", "backups"}
+    assert all(". " in said for said in told(bare, State.ADVICE).values()), "what is so, then what to do"
+    (project / "backups").mkdir()
+    whole = checked(
+        "prod",
+        OLLAMA_BASE_URL="http://ollama-prod:11434",
+        PHOENIX_ENABLED="true",
+        PHOENIX_ENDPOINT="http://phoenix-prod:6006/v1/traces",
+        SLACK_WEBHOOK_URL="https://slack.invalid/services/T000/B000/X",
+        EVALVAULT_API_KEY="a-key-of-more-than-24-characters",
+        EVALVAULT_BACKUPS_DIR="backups",
+    )
+    assert {one.state for one in whole.findings} == {State.OK}
+    lines = told(whole, State.OK)
+    assert {"secrets", "judge", "phoenix", "results", "logs", "alerts", "access", "backups", "dagster", "catalog"} <= set(lines)
+    assert lines["logs"].endswith("evalvault.log, rotated each day and at 20 MB, 30 days are kept")
+    assert lines["alerts"] == "slack-webhook"
+
+
+@pytest.mark.parametrize("profile", ["offline", "dev"])
+def test_development_is_advised_of_nothing(project: Path, profile: str) -> None:
+    assert told(checked(profile), State.ADVICE) == {}
+
+
+def test_a_secret_in_a_settings_file_is_read_and_advised_against(project: Path) -> None:
+    (project / ".env.test").write_text(f"OPENAI_API_KEY={KEY}\n")
+    found = checked("openai", EVALVAULT_ENV="test")
+    assert told(found, State.ADVICE)["secrets"].startswith("OPENAI_API_KEY stands in .env.test as it is. Keep it in a mounted")
+    assert found.exit_code == 0 and "canary" not in repr(found)
+
+
+def test_the_command_prints_the_table_and_ends_with_2_where_something_is_missing(tmp_path: Path) -> None:
+    user = UserProject(tmp_path / "project", OPENAI_API_KEY=KEY)
+    fine = user.run("evalvault", "check-env", "--profile", "openai")
+    lines = fine.stdout.splitlines()
+    assert lines[0] == "profile openai: judge openai/gpt-5-mini; settings file: none"
+    assert any(line.split() == ["OPENAI_API_KEY", "...WXYZ", "environment"] for line in lines)
+    assert "canary" not in fine.stdout + fine.stderr
+    bad = user.run("evalvault", "check-env", "--profile", "openai", check=False, OPENAI_API_KEY="")
+    assert bad.returncode == 2 and "missing  judge:     `OPENAI_API_KEY` is not set" in bad.stdout
