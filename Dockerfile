@@ -13,11 +13,11 @@ WORKDIR /build
 
 # The locked packages first: a change of our code does not fetch them again.
 FROM tools AS evalvault-build
-COPY requirements.lock ./
+COPY requirements-image.lock ./
 RUN --mount=type=cache,target=/root/.cache \
     python3 -m venv --without-pip /opt/evalvault \
     && uv pip install --python /opt/evalvault/bin/python --no-deps --require-hashes \
-        --build-constraints requirements-build.lock -r requirements.lock
+        --build-constraints requirements-build.lock -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY evalvault_pipeline evalvault_pipeline
 RUN --mount=type=cache,target=/root/.cache \
@@ -67,5 +67,4 @@ WORKDIR /app
 EXPOSE 3000 4000 9464
 # That the program starts; docker-compose.yaml asks each server what it answers.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=30s CMD ["evalvault", "version"]
-ENTRYPOINT ["evalvault"]
-CMD ["--help"]
+CMD ["evalvault", "--help"]

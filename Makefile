@@ -65,10 +65,10 @@ test-containers: setup-dev ## build the images and bring the compose stack up fo
 docs: setup-dev ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
 
-lock: setup ## pin every dependency with its hash; UPGRADE=--upgrade takes newer ones
-	$(if $(UV),,$(BIN)/python -m pip install --quiet uv)
+lock: setup-dev ## pin every dependency with its hash; UPGRADE=--upgrade takes newer ones
 	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean pyproject.toml -o requirements.lock
-	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra aws --extra vault --extra dev pyproject.toml -o requirements-dev.lock
+	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra celery --extra kubernetes --extra aws --extra vault pyproject.toml -o requirements-image.lock
+	$(or $(UV),$(BIN)/uv) pip compile $(LOCK) --extra korean --extra local-judge --extra celery --extra kubernetes --extra aws --extra vault --extra dev pyproject.toml -o requirements-dev.lock
 	printf 'hatchling>=1.27\nsetuptools>=80\nuv>=0.9\n' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-build.lock
 	echo 'arize-phoenix>=20,<21' | $(or $(UV),$(BIN)/uv) pip compile $(LOCK) - -o requirements-phoenix.lock
 

@@ -19,7 +19,7 @@ from audit.sbom import faults, sbom
 from audit.vulnerabilities import audited
 
 PHOENIX = "requirements-phoenix.lock"
-DEVELOPMENT = "requirements-dev.lock"
+SHIPPED = {"requirements-image.lock": "sbom.cdx.json", PHOENIX: "sbom-phoenix.cdx.json"}  # what an image holds
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         about[lock.path.name] = licences(lock.packages, environment, policy)
         wrong += [one.problem for one in about[lock.path.name] if one.problem]
         print(f"{lock.path.name}: {len(lock.packages)} packages, each with hashes; {len(about[lock.path.name])} licences")
-        if lock.path.name != DEVELOPMENT:
+        if lock.path.name in SHIPPED:
             wrong += _write_sbom(lock, environment, about[lock.path.name], arguments.output)
     wrong += stale(policy, {name for lock in found for name in lock.names})
     _write_table(about, arguments.output)
@@ -74,7 +74,7 @@ def _write_sbom(lock: Lock, environment: dict[str, Distribution], found: list[Li
     phoenix = lock.path.name == PHOENIX
     version = next((one.version for one in lock.packages if phoenix and one.name == "arize-phoenix"), about["version"])
     text = sbom(lock, environment, found, name="arize-phoenix-server" if phoenix else about["name"], version=version)
-    file = output / ("sbom-phoenix.cdx.json" if phoenix else "sbom.cdx.json")
+    file = output / SHIPPED[lock.path.name]
     file.write_text(text, encoding="utf-8")
     print(f"{lock.path.name}: bill of materials in {file}")
     return [f"{file.name} is no valid CycloneDX: {fault}"] if (fault := faults(text)) else []

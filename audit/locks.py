@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMPILED = re.compile(r"pip compile \$\(LOCK\) (?P<extras>(?:--extra [a-z-]+ )*)(?P<source>pyproject\.toml|-) -o (?P<lock>\S+)")
-PIPED = re.compile(r"echo '(?P<requirement>[^']+)' \|.* - -o (?P<lock>\S+)")
+PIPED = re.compile(r"(?:echo|printf) '(?P<requirements>[^']+)' \|.* - -o (?P<lock>\S+)")
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 PIN = re.compile(r"==[^,*=]+")
 PLATFORMS = {
@@ -26,7 +26,7 @@ PLATFORMS = {
     "win32": ("Windows", "nt"),
     "emscripten": ("Emscripten", "posix"),
 }
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11.0", "3.11.9", "3.12.9", "3.13.9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,8 @@ def locks(project: Path = PROJECT) -> list[Lock]:
         for extra in re.findall(r"--extra (\S+)", match["extras"]):
             wanted += about["optional-dependencies"][extra]
         found.append((match["lock"], wanted))
-    found += [(match["lock"], [match["requirement"]]) for match in PIPED.finditer(makefile)]
+    for match in PIPED.finditer(makefile):
+        found.append((match["lock"], match["requirements"].removesuffix(r"\n").split(r"\n")))
     return [
         Lock(
             path=project / name,
@@ -155,8 +156,8 @@ def _machines() -> Iterator[dict[str, str]]:
         for platform, (system, os_name) in PLATFORMS.items():
             for processor in ("x86_64", "aarch64"):
                 yield {
-                    "python_version": python,
-                    "python_full_version": f"{python}.9",
+                    "python_version": python.rpartition(".")[0],
+                    "python_full_version": python,
                     "sys_platform": platform,
                     "platform_system": system,
                     "os_name": os_name,

@@ -17,6 +17,7 @@ from dagster._core.launcher.base import WorkerStatus
 from dagster_k8s.job import get_job_name_from_run_id
 from jsonschema import Draft202012Validator
 
+from evalvault_pipeline.defs import instance_storage
 from evalvault_pipeline.defs.executors import executor_named
 from evalvault_pipeline.defs.fencing import WITHIN_TAG
 from evalvault_pipeline.defs.kubernetes_jobs import WatchedK8sRunLauncher
@@ -62,7 +63,45 @@ def test_what_the_values_add_to_the_instance_is_what_dagster_takes() -> None:
     assert {"max_catchup_runs": scheduler["maxCatchupRuns"], "max_tick_retries": scheduler["maxTickRetries"]} == production[
         "scheduler"
     ]["config"]
-    assert VALUES["postgresql"]["postgresqlScheme"] == production["storage"]["postgres"]["postgres_db"]["scheme"]
+    (coordinator,) = VALUES["dagsterDaemon"]["runCoordinator"]["config"].values()
+    assert process_config(schema, {"run_coordinator": coordinator}).success
+    own = production["run_coordinator"]
+    assert {**coordinator["config"], "max_concurrent_runs": 0} == {**own["config"], "max_concurrent_runs": 0}
+
+
+def test_the_postgres_of_the_values_is_dialed_as_ours_is() -> None:
+    """The chart's instance has Dagster's own storages; ours are InstanceStorage."""
+    assert f'"{VALUES["postgresql"]["postgresqlScheme"]}"' in Path(instance_storage.__file__).read_text(encoding="utf-8")
+
+
+def test_the_only_webserver_is_the_guarded_one_on_the_instance_of_the_chart() -> None:
+    deployment, service = yaml.safe_load_all((PROJECT / "deploy/kubernetes/webserver.yaml").read_text(encoding="utf-8"))
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert VALUES["dagsterWebserver"]["replicaCount"] == 0
+    assert problems({**VALUES, "dagsterWebserver": {**VALUES["dagsterWebserver"], "replicaCount": 1}})
+    image = VALUES["dagsterDaemon"]["image"]
+    assert container["image"] == f"{image['repository']}:{image['tag']}"
+    assert container["command"][:4] == ["evalvault", "webserver", "--host", "0.0.0.0"]
+    name = VALUES["global"]["fullnameOverride"]
+    assert {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume} == {
+        LAUNCHER["config"]["instance_config_map"],
+        f"{name}-workspace-yaml",
+    }
+    assert pod["serviceAccountName"] == name == LAUNCHER["config"]["service_account_name"]
+    environment = {item["name"]: item for item in container["env"]}
+    assert environment["DAGSTER_HOME"]["value"] == VALUES["global"]["dagsterHome"]
+    secret = environment["DAGSTER_PG_PASSWORD"]["valueFrom"]["secretKeyRef"]["name"]
+    assert secret == VALUES["global"]["postgresqlSecretName"]
+    assert "secretKeyRef" in environment["EVALVAULT_API_KEY"]["valueFrom"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] and pod["securityContext"]["runAsNonRoot"]
+    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_the_image_runs_what_the_chart_gives_it_as_arguments_alone() -> None:
+    """Its pods of runs and of the code server have no `command`: an entry point would come before it."""
+    stage = (PROJECT / "Dockerfile").read_text(encoding="utf-8").rpartition("FROM runtime AS evalvault")[2]
+    assert "ENTRYPOINT" not in stage
 
 
 def test_the_environment_of_the_values_is_one_that_the_settings_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import dagster as dg
 from evalvault_pipeline.publishing.phoenix import PhoenixAccess
 from evalvault_pipeline.scoring.judges import judge_spec
 from evalvault_pipeline.scoring.providers import JudgeAccess
-from evalvault_pipeline.secrets import read_secret
+from evalvault_pipeline.secrets import is_set
 from evalvault_pipeline.settings import load_settings
 from evalvault_pipeline.tracking import phoenix_access
 
@@ -19,8 +19,8 @@ class ScoreStoreResource(dg.ConfigurableResource[str]):
     default_url: str
 
     def create_resource(self, context: dg.InitResourceContext) -> str:
-        chosen = read_secret("EVALVAULT_STORE_URL", load_settings())
-        return chosen.get_secret_value() if chosen else self.default_url
+        settings = load_settings()
+        return settings.score_store_url if is_set("EVALVAULT_STORE_URL", settings) else self.default_url
 
 
 class PhoenixResource(dg.ConfigurableResource[PhoenixAccess | None]):
