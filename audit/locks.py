@@ -68,8 +68,7 @@ def locks(project: Path = PROJECT) -> list[Lock]:
         for extra in re.findall(r"--extra (\S+)", match["extras"]):
             wanted += about["optional-dependencies"][extra]
         found.append((match["lock"], wanted))
-    for match in PIPED.finditer(makefile):
-        found.append((match["lock"], match["requirements"].removesuffix(r"\n").split(r"\n")))
+    found += [(match["lock"], match["requirements"].removesuffix(r"\n").split(r"\n")) for match in PIPED.finditer(makefile)]
     return [
         Lock(
             path=project / name,

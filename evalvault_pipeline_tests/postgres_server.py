@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,21 +23,26 @@ USER = "evalvault"
 
 
 class PostgresServer:
-    """`kill` is SIGKILL for the server and all its processes; `start` begins again on the same port and data."""
+    """`kill` is SIGKILL for the server and all its processes; `start` begins again on the same port and data.
+
+    Its log is `<folder>.log`.
+    """
 
     def __init__(self, folder: Path) -> None:
         programs = [Path(found).parent for name in ("initdb",) if (found := shutil.which(name))]
         programs += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         if not programs:
             pytest.skip("no Postgres server is installed (Debian: apt-get install postgresql)")
-        self._programs, self._folder, self.port = programs[0], folder, free_port()
-        self._data, self._log = folder / "data", folder.parent / f"{folder.name}.log"
+        self._programs, self.port = programs[0], free_port()
+        # Not below pytest's folders: each session of pytest closes those of all to whom the server runs as.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._data, self._log = self._folder / "data", folder.parent / f"{folder.name}.log"
         self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
         self._as_owner: Callable[[], None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:  # Postgres refuses to run as root
             self._give_away()
-        word = folder / "word"
+        word = self._folder / "word"
         word.write_text(PASSWORD, encoding="utf-8")
         word.chmod(0o644)
         self._run("initdb", "-D", self._data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={word}", "--no-sync")
@@ -65,6 +71,7 @@ class PostgresServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # ends sessions, as a service manager does
             self._process.wait(timeout=30)
+        shutil.rmtree(self._folder)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -102,9 +109,6 @@ class PostgresServer:
 
     def _give_away(self) -> None:
         owner = pwd.getpwnam("postgres")
-        for path in (self._folder, *self._folder.parents):
-            if not path.stat().st_mode & 0o001:  # pytest's folders are root's alone
-                path.chmod(0o755)
         os.chown(self._folder, owner.pw_uid, owner.pw_gid)
 
         def as_owner() -> None:
