@@ -77,10 +77,8 @@ def drill(stack: ProductionStack, number: int, name: str) -> Row:
     killed_at = stack.judge.answered
     stack.answered(killed_at + 1, seconds=LONGEST_SECONDS)
     back = time.monotonic() - began
-    ended = f"SELECT status FROM bulk_actions WHERE key = '{backfill}' AND status NOT IN ('REQUESTED')"
-    stack.until(lambda: stack.postgres.execute("dagster", ended), seconds=LONGEST_SECONDS)
+    status = stack.until(lambda: stack.ended(backfill), seconds=LONGEST_SECONDS)
     whole = time.monotonic() - began
-    (status,) = stack.postgres.execute("dagster", ended)[0]
     assert status == "COMPLETED_SUCCESS", status
     results = stack.project.results(DATASET, snapshot)
     assert (results["coverage"], results["missing_batches"]) == (1.0, [])

@@ -1,4 +1,4 @@
-"""Production on loopback: `deploy/dagster.yaml` and `deploy/workspace.yaml` with Postgres, code server, daemon, webserver and judge.
+"""Production on loopback: `deploy/dagster.yaml`, `deploy/workspace.yaml`, Postgres, code server, daemon, guarded webserver, judge.
 
 Each part can be killed, and started again where it was. Used by test_drill.py and by `make drill`.
 """
@@ -22,6 +22,7 @@ from evalvault_pipeline_tests.stack import children_of, free_port, wait_for
 
 DATASET = "judged"
 RETRIES = 6
+API_KEY = "the key of the tests, 32 letters"
 
 
 class ProductionStack:
@@ -40,6 +41,7 @@ class ProductionStack:
             datasets=(DATASET,),
             in_flight=in_flight,
             EVALVAULT_STORE_URL="dagster",
+            EVALVAULT_API_KEY=API_KEY,
             DAGSTER_HOME=str(folder / "home"),
             DAGSTER_COMPUTE_LOGS=str(folder / "logs"),
             EVALVAULT_CODE_SERVER_HOST="127.0.0.1",
@@ -78,7 +80,7 @@ class ProductionStack:
         commands = {
             "code": f"dagster api grpc -h {host} -p {port} -m evalvault_pipeline.definitions",
             "daemon": f"dagster-daemon run -w {self._workspace}",
-            "webserver": f"dagster-webserver -h {host} -p {port} -w {self._workspace}",
+            "webserver": f"evalvault webserver --host {host} --port {port} --workspace {self._workspace}",
         }
         self._processes[part] = self.project.start(*commands[part].split(), log=self.folder / f"{part}.log")
 
@@ -116,38 +118,29 @@ class ProductionStack:
     def query(self, text: str, **variables: Any) -> Any:
         body = json.dumps({"query": text, "variables": variables}).encode()
         url = f"http://127.0.0.1:{self._ports['webserver']}/graphql"
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json", "X-API-Key": API_KEY})
         with urllib.request.urlopen(request, timeout=30) as answer:
             found = json.loads(answer.read())
         assert "errors" not in found, found
         return found["data"]
 
-    def launch(self, snapshot: str, *, batches: int) -> None:
-        """Launch the run that a backfill of the UI makes for these batches."""
-        ends = {"start": f"{snapshot}/0001", "end": f"{snapshot}/{batches:04d}"}
-        tags = {f"dagster/asset_partition_range_{name}": key for name, key in ends.items()}
-        selector = {
-            "repositoryLocationName": "evalvault_pipeline",
-            "repositoryName": "__repository__",
-            "pipelineName": f"{DATASET}_evaluation_job",
-        }
-        found = self.query(
-            "mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename ... on PythonError { message } } }",
-            params={"selector": selector, "executionMetadata": {"tags": self._tags(tags)}},
-        )
-        assert found["launchRun"]["__typename"] == "LaunchRunSuccess", found
-
     def backfill(self, snapshot: str, *, batches: int) -> str:
         """Launch a backfill of the UI over these batches; its id."""
         assets = [{"path": [DATASET, noun]} for noun in ("cases", "scores", "report")]
         keys = [f"{snapshot}/{index:04d}" for index in range(1, batches + 1)]
+        tags = [{"key": "dagster/max_retries", "value": str(RETRIES)}]
         found = self.query(
             """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
                  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
-            params={"assetSelection": assets, "partitionNames": keys, "tags": self._tags({})},
+            params={"assetSelection": assets, "partitionNames": keys, "tags": tags},
         )["launchPartitionBackfill"]
         assert found["__typename"] == "LaunchBackfillSuccess", found
         return str(found["backfillId"])
+
+    def ended(self, backfill: str) -> str | None:
+        """How a backfill has ended; None while it has not."""
+        found = self.postgres.execute("dagster", f"SELECT status FROM bulk_actions WHERE key = '{backfill}'")
+        return None if found[0][0] == "REQUESTED" else str(found[0][0])
 
     def statuses(self) -> list[str]:
         """Of the runs that score, the oldest first."""
@@ -165,9 +158,6 @@ class ProductionStack:
 
     def until(self, true: Callable[[], Any], *, seconds: float) -> Any:
         return wait_for(true, seconds=seconds, what=self._everything_said)
-
-    def _tags(self, tags: dict[str, str]) -> list[dict[str, str]]:
-        return [{"key": key, "value": value} for key, value in {**tags, "dagster/max_retries": str(RETRIES)}.items()]
 
     def _workers(self) -> list[int]:
         children = children_of(self._processes["code"].pid)

@@ -1,4 +1,4 @@
-"""A real Redis server on loopback, of the machine's own package, which keeps nothing on disk."""
+"""A real Redis server on loopback, of the machine's own package, which keeps what it is told on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evalvault_pipeline_tests.stack import free_port, wait_for
 
 
 class RedisServer:
-    """Celery's broker is its database 0, its result backend database 1."""
+    """Celery's broker is its database 0, its result backend database 1. `kill` is SIGKILL; `start` goes on with what was kept."""
 
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server")
@@ -24,13 +24,19 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        with (self._folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log, cwd=self._folder)
-        wait_for(self._answers, seconds=30)
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log, cwd=self._folder)
+        wait_for(self._answers, seconds=30)
+
+    def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -26,7 +26,7 @@ class Cluster:
     """Postgres, Redis, a judge, and workers that come and go."""
 
     def __init__(self, folder: Path, postgres: PostgresServer, redis: RedisServer, judge: OpenAIServer) -> None:
-        self.postgres, self.judge, self._folder = postgres, judge, folder
+        self.postgres, self.redis, self.judge, self._folder = postgres, redis, judge, folder
         postgres.create("dagster")
         self.project = JudgedProject(
             folder / "project",
@@ -95,7 +95,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_noticed_and_others_go_on_within_the_limit_of_the_judge(
     cluster: Cluster,
 ) -> None:
-    """Then two runs at once, each with IN_FLIGHT calls at once, on two workers: the pool of the judge lets in one of them."""
+    """Then two runs at once, each with IN_FLIGHT calls at once, on two workers: the pool of the judge lets in one of them.
+
+    Meanwhile Redis is killed too, and comes back.
+    """
     project, judge = cluster.project, cluster.judge
     judge.latency = 0.4
     first, second = (project.materialize(dataset, "w1", batches=4) for dataset in ("first", "second"))
@@ -109,6 +112,9 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_noticed_and_others_
     assert cluster.statuses() == ["FAILURE"]
     cluster.start_worker(worker)
     runs = [project.start(*command) for command in (first, second)]
+    wait_for(lambda: judge.answered[CHAT] >= 25, seconds=120, what=lambda: f"{judge.answered[CHAT]} calls")
+    cluster.redis.kill()
+    cluster.redis.start()
     assert [run.wait(timeout=180) for run in runs] == [0, 0]
     assert cluster.statuses() == ["FAILURE", "SUCCESS", "SUCCESS"]
     for dataset in ("first", "second"):

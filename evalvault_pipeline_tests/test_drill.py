@@ -28,13 +28,15 @@ def test_killed_in_turn_no_part_of_production_loses_a_case_or_pays_more_than_wha
     with_changes = ProductionStack(tmp_path / "stack", latency=0.2, changes=QUICK)
     with_changes.project.write(DATASET, "w1", CASES)
     with with_changes as stack:
-        stack.launch("w1", batches=BATCHES)
+        backfill = stack.backfill("w1", batches=BATCHES)
         for number, part in enumerate(parts):
             stack.answered(30 + 50 * number)
             stack.restart(part)
-        stack.until(lambda: stack.statuses()[-1] == "SUCCESS", seconds=150)
+        assert stack.until(lambda: stack.ended(backfill), seconds=180) == "COMPLETED_SUCCESS"
         results = stack.project.results(DATASET, "w1")
         assert (results["total_test_cases"], results["coverage"], results["missing_batches"]) == (CASES, 1.0, [])
         assert stack.scores() == CASES
         assert calls <= stack.judge.answered <= calls + len(parts) * stack.in_flight
-        assert set(stack.statuses()[:-1]) == {"FAILURE"}, "a run that lost its worker does not stay STARTED"
+        *scoring, report = stack.statuses()
+        assert (scoring[-1], report) == ("SUCCESS", "SUCCESS")
+        assert set(scoring[:-1]) == {"FAILURE"}, "a run that lost its worker does not stay STARTED"
