@@ -113,6 +113,14 @@ def test_secrets_are_files_and_no_variable() -> None:
         assert all(key.endswith("_FILE") for key in variables), (name, variables)
 
 
+def test_who_is_told_of_dagsters_postgres_has_its_password_too() -> None:
+    """Else the exporter would end at once where EVALVAULT_STORE_URL is `dagster`."""
+    told = {name for name, service in SERVICES.items() if "DAGSTER_PG_HOST" in service.get("environment", {})}
+    password = {"source": "postgres_password", "target": "dagster_pg_password"}
+    assert {"exporter", "code", "daemon"} <= told
+    assert [name for name in sorted(told) if password not in SERVICES[name]["secrets"]] == []
+
+
 def test_make_secrets_writes_what_compose_mounts_and_keeps_what_is_there(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     folder.mkdir()
