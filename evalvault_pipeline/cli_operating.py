@@ -91,7 +91,8 @@ def _print_parts(manifest: Manifest, console: Console) -> None:
         said = f"{len(parts):,} part{'s' if len(parts) > 1 else ''}, {size:,.1f} MB" + (
             f", {rows:,} rows" if owner != "files" else ""
         )
-        console.print(f"  {owner}: {said if parts else 'none'}", soft_wrap=True)
+        inside = manifest.store_in if owner == "score store" else None
+        console.print(f"  {owner}: {said if parts else f'in {inside}' if inside else 'none'}", soft_wrap=True)
 
 
 def _settings() -> Settings:

@@ -89,7 +89,8 @@ def _databases(manifest: Manifest, urls: Mapping[str, str | None]) -> dict[str, 
         url = urls.get(name)
         if name not in dumped:
             if url:
-                raise InvalidSetting(f"{option} is given, but this backup holds no {name}. Leave the option out.")
+                why = f", since {manifest.store_in} has the scores too" if name == STORE_DUMP and manifest.store_in else ""
+                raise InvalidSetting(f"{option} is given, but this backup holds no {name}{why}. Leave the option out.")
             continue
         if not url:
             raise InvalidSetting(f"This backup holds a Postgres database, {name}. Say where it goes: {option} URL")
@@ -102,7 +103,7 @@ def _databases(manifest: Manifest, urls: Mapping[str, str | None]) -> dict[str, 
                 "Leave it out, and set PGPASSWORD or write a ~/.pgpass."
             )
         found[name] = database
-    if len(set(map(str, found.values()))) < len(found):
+    if len(found) == len(OPTIONS) and found[STORE_DUMP].is_same_as(found[DAGSTER_DUMP]):
         raise InvalidSetting("--store-url and --dagster-url name one database. Each needs its own.")
     return found
 

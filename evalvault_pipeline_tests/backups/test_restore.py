@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP, ArchiveWriter
 from evalvault_pipeline.backups.backup import Source, make_backup
 from evalvault_pipeline.backups.databases import PostgresDatabase
 from evalvault_pipeline.backups.restore import check_backup, restore_backup
+from evalvault_pipeline.cli import app
 from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
 from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline_tests.backups.test_backup import file_in, score, settings_of
@@ -187,6 +189,7 @@ def dumps(tmp_path: Path) -> Path:
         ("postgresql://h/e", "postgresql://h/d?password=canary", "--dagster-url holds a password.*PGPASSWORD"),
         ("sqlite:///x", "postgresql://h/d", "Write --store-url postgresql://user@host/database"),
         ("postgresql://h/d", "postgresql://h/d", "name one database"),
+        ("postgresql://ann@h/d", "postgresql://bob@h:5432/d", "name one database"),
     ],
 )
 def test_the_databases_of_a_backup_must_be_named_and_hold_no_password(
@@ -249,6 +252,31 @@ def test_databases_are_filled_whole_or_not_at_all(
     assert first.rows()["public.scores"] == 5 and second.rows() == {"public.runs": 2}
     assert set(contents(target)) == {"catalog.toml"}
     assert done.databases[STORE_DUMP] == first.url and PASSWORD not in repr(done)
+
+
+def test_one_postgres_for_scores_and_runs_is_one_dump_and_one_url(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    both = postgres.create("one_for_both")
+    project = settings_of(tmp_path / "project", EVALVAULT_STORE_URL=both.replace("postgresql:", "postgresql+psycopg2:"))
+    file_in(tmp_path, "project/data/catalog.toml", "")
+    file_in(tmp_path, "project/data/results/journal/1-aa.jsonl")
+    score(project, 5)
+    execute(both, "CREATE TABLE runs (n int); INSERT INTO runs VALUES (1), (2)")
+    made = make_backup(project, tmp_path / "backups", dagster=[Source(name=DAGSTER_DUMP, database=PostgresDatabase(both))])
+    order = [part.name for part in made.manifest.parts]
+    assert order == ["results/journal/1-aa.jsonl", DAGSTER_DUMP, "catalog.toml"], "the journal first, as before any store"
+    assert check_backup(made.file).store_in == DAGSTER_DUMP
+    assert "score store: in dagster.dump" in CliRunner().invoke(app, ["restore", str(made.file), "--check"]).output
+
+    target = PostgresDatabase(bare(postgres.create("one_restored")))
+    with pytest.raises(
+        InvalidSetting, match=r"no score_store\.dump, since dagster\.dump has the scores too\. Leave the option"
+    ):
+        restore_backup(made.file, tmp_path / "new", urls={STORE_DUMP: target.url, DAGSTER_DUMP: target.url})
+    restore_backup(made.file, tmp_path / "new", urls={**NO_URLS, DAGSTER_DUMP: target.url})
+    assert target.rows()["public.scores"] == 5 and target.rows()["public.runs"] == 2
 
 
 def test_a_dump_that_postgres_does_not_take_leaves_everything_as_it_was(
