@@ -57,7 +57,8 @@ def restore(
         str | None, typer.Option("--dagster-url", help="Postgres database for Dagster's runs, without a password.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Rename a folder that is there, and replace the tables of a database that has some.")
+        bool,
+        typer.Option("--force", help="Take the place of what is there; it is kept, folder and databases, as `before-<time>`."),
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the backup, and say what it holds.")] = False,
 ) -> None:
@@ -80,6 +81,8 @@ def restore(
     _print_parts(done.manifest, console)
     if done.before is not None:
         console.print(f"kept:     {done.before}, what was there before", soft_wrap=True)
+    for part, dump in done.dumps_before.items():
+        console.print(f"kept:     {dump}, what was in {done.databases[part]} before", soft_wrap=True)
 
 
 def _print_parts(manifest: Manifest, console: Console) -> None:

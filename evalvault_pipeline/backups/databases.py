@@ -94,14 +94,13 @@ class PostgresDatabase:
             self._run("pg_dump", "--format=custom", "--no-owner", "--no-acl", *options)
         return rows
 
-    def restore(self, dump: Path, *, replace: bool) -> dict[str, int]:
-        """Restore a dump in one transaction; table -> rows. With `replace` tables of the same names give way.
+    def restore(self, dump: Path, *, replace: bool) -> None:
+        """Restore a dump in one transaction. With `replace` tables of the same names give way.
 
         Raises BackupFailed, and then the database is as it was.
         """
         cleaned = ("--clean", "--if-exists") if replace else ()
         self._run("pg_restore", "--single-transaction", "--exit-on-error", "--no-owner", "--no-acl", *cleaned, str(dump))
-        return self.rows()
 
     def rows(self) -> dict[str, int]:
         """`schema.table` -> rows."""

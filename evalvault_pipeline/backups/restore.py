@@ -1,7 +1,8 @@
 """Restore a backup: into a folder that takes the place of `data`, and into databases of Postgres that are named.
 
-Everything is unpacked beside its place and checked before anything is changed; then the databases are filled, each in one
-transaction, and last the folder is renamed.
+Everything is unpacked beside its place and checked before anything is changed. Then a database that has tables is saved to a
+file, the databases are filled, each in one transaction, and last the folder is renamed; where one of these fails, those before
+it are undone.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from pathlib import Path
 
 from evalvault_pipeline.backups.archive import CATALOG, DAGSTER_DUMP, STORE_DUMP, Archive, Manifest, Part
 from evalvault_pipeline.backups.databases import PostgresDatabase, SqliteFile, database_at
-from evalvault_pipeline.errors import BackupFailed, InvalidSetting, UnusableBackup
+from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
 
 OPTIONS = {STORE_DUMP: "--store-url", DAGSTER_DUMP: "--dagster-url"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What was restored, and where that is which stood in its place."""
+    """What was restored, and where that is which stood in its place: the folder, and of databases their dumps, by part."""
 
     manifest: Manifest
     folder: Path
     before: Path | None
     databases: Mapping[str, str] = field(default_factory=dict)  # part -> the database, without its password
+    dumps_before: Mapping[str, Path] = field(default_factory=dict)
 
 
 def check_backup(file: Path) -> Manifest:
@@ -47,26 +49,28 @@ def restore_backup(
 ) -> Restored:
     """Restore a backup; `urls`: of the Postgres databases, by part. Nothing is changed unless all of it can be.
 
-    With `force` what is there gives way: the folder is renamed, the tables of the databases are replaced.
+    With `force` what is there gives way, and is kept: the folder is renamed, the databases are dumped to files beside it.
     Raises UnusableBackup, BackupFailed, InvalidSetting, ServiceUnavailable.
     """
     with Archive(file) as archive:
         _refuse_newer_dagster(archive)
         databases = _databases(archive.manifest, urls)
         _refuse_full_folder(folder, force=force)
-        empty = {name: database.is_empty() for name, database in databases.items()}
-        for name, database in databases.items():
-            if not empty[name]:
-                _refuse_full_database(database, OPTIONS[name], force=force)
+        full = [name for name, database in databases.items() if not database.is_empty()]
+        for name in full:
+            _refuse_full_database(databases[name], OPTIONS[name], force=force)
+        aside = _aside(folder, now or datetime.now(UTC))
+        dumps = {name: aside.with_name(f"{aside.name}-{name}") for name in full}
         with _staging(folder, archive.manifest.size) as staging:
             _unpack(archive, staging)
-            with _filled(archive.manifest, databases, staging, empty):
-                before = _put(staging / "data", folder, now or datetime.now(UTC))
+            with _filled(archive.manifest, databases, staging, dumps):
+                before = _put(staging / "data", folder, aside)
     return Restored(
         manifest=archive.manifest,
         folder=folder,
         before=before,
         databases={name: str(database) for name, database in databases.items()},
+        dumps_before=dumps,
     )
 
 
@@ -153,21 +157,39 @@ def _unpack(archive: Archive, staging: Path) -> None:
 
 @contextmanager
 def _filled(
-    manifest: Manifest, databases: Mapping[str, PostgresDatabase], staging: Path, empty: Mapping[str, bool]
+    manifest: Manifest, databases: Mapping[str, PostgresDatabase], staging: Path, dumps: Mapping[str, Path]
 ) -> Iterator[None]:
-    """The databases, filled; where something fails then, those that were empty are empty again."""
-    done: list[str] = []
+    """The databases, filled, those of `dumps` saved there before; where something fails then, all are as they were."""
     parts = {part.name: part for part in manifest.parts}
+    saved: list[Path] = []
+    filled: list[str] = []
     try:
+        for name, dump in dumps.items():
+            dump.touch(mode=0o600, exist_ok=False)  # it holds answers
+            saved.append(dump)
+            databases[name].save(dump)
         for name, database in databases.items():
-            done.append(name)
-            _expect(parts[name], database.restore(staging / name, replace=not empty[name]))
+            database.restore(staging / name, replace=name in dumps)
+            filled.append(name)
+            _expect(parts[name], database.rows())
         yield
-    except BaseException:
-        for name in done:
-            if empty[name]:
-                databases[name].drop_tables()
+    except BaseException as error:
+        for name in filled:
+            _undo(databases[name], dumps.get(name), error)
+        for dump in saved:
+            dump.unlink()
         raise
+
+
+def _undo(database: PostgresDatabase, dump: Path | None, error: BaseException) -> None:
+    """A database as it was: as the dump has it, or empty. Raises BackupFailed with the error that came before."""
+    try:
+        database.drop_tables()
+        if dump is not None:
+            database.restore(dump, replace=True)
+    except PipelineError as second:
+        held = f" What it held is in {dump}, for pg_restore." if dump else ""
+        raise BackupFailed(f"{error} Then {database} could not be put back: {second}{held}") from None
 
 
 def _expect(part: Part, rows: Mapping[str, int]) -> None:
@@ -176,7 +198,13 @@ def _expect(part: Part, rows: Mapping[str, int]) -> None:
         raise UnusableBackup(f"{part.name} has other rows than were backed up, in {', '.join(differing)}. Take another backup.")
 
 
-def _put(staged: Path, folder: Path, now: datetime) -> Path | None:
+def _aside(folder: Path, now: datetime) -> Path:
+    """Where that is kept which is there: beside the folder."""
+    folder = Path(os.path.abspath(folder))
+    return folder.with_name(f"{folder.name}.before-{now:%Y%m%dT%H%M%SZ}")
+
+
+def _put(staged: Path, folder: Path, aside: Path) -> Path | None:
     """Rename what was unpacked into its place; what was there is kept beside."""
     if os.path.ismount(folder):  # a volume cannot be renamed: the catalog comes last, and without it no command works
         for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == CATALOG):
@@ -184,8 +212,7 @@ def _put(staged: Path, folder: Path, now: datetime) -> Path | None:
         return None
     folder, before = Path(os.path.abspath(folder)), None
     if folder.is_dir() and any(folder.iterdir()):
-        before = folder.with_name(f"{folder.name}.before-{now:%Y%m%dT%H%M%SZ}")
-        folder.rename(before)
+        before = folder.rename(aside)
     try:
         staged.rename(folder)  # over an empty folder too
     except OSError:

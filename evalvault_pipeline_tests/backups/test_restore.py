@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from typer.testing import CliRunner
 from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP, ArchiveWriter
 from evalvault_pipeline.backups.backup import Source, make_backup
 from evalvault_pipeline.backups.databases import PostgresDatabase
-from evalvault_pipeline.backups.restore import check_backup, restore_backup
+from evalvault_pipeline.backups.restore import Restored, check_backup, restore_backup
 from evalvault_pipeline.cli import app
 from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
 from evalvault_pipeline.scoring.store import ScoreStore
@@ -216,6 +219,32 @@ def execute(url: str, statement: str) -> None:
     engine.dispose()
 
 
+def values(url: str) -> list[int]:
+    """Of the table `kept`."""
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
+    with engine.connect() as connection:
+        found = list(connection.execute(sa.text("SELECT n FROM kept ORDER BY n")).scalars())
+    engine.dispose()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFull:
+    """A backup, and the folder and databases in use that it is restored to."""
+
+    file: Path
+    folder: Path
+    databases: dict[str, PostgresDatabase]
+
+    def url(self, part: str) -> str:
+        return self.databases[part].url
+
+    def restore(self) -> Restored:
+        return restore_backup(
+            self.file, self.folder, urls={part: self.url(part) for part in self.databases}, force=True, now=AT
+        )
+
+
 def test_databases_are_filled_whole_or_not_at_all(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,9 +278,97 @@ def test_databases_are_filled_whole_or_not_at_all(
     assert first.is_empty() and second.rows() == {"public.runs": 1} and not target.exists()
 
     done = restore_backup(backup, target, urls=urls, force=True)
+    assert list(done.dumps_before) == [DAGSTER_DUMP], "the other was empty"
     assert first.rows()["public.scores"] == 5 and second.rows() == {"public.runs": 2}
     assert set(contents(target)) == {"catalog.toml"}
     assert done.databases[STORE_DUMP] == first.url and PASSWORD not in repr(done)
+
+
+@pytest.fixture
+def two_full(postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoFull]:
+    """A backup of two databases, and two others, in use, that it is to be restored to."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    names = {STORE_DUMP: "full_store", DAGSTER_DUMP: "full_runs"}
+    with ArchiveWriter(tmp_path / "full.zip") as archive:
+        archive.add("catalog.toml", file_in(tmp_path, "source/catalog.toml"))
+        for part in names:
+            source = postgres.create("kept_now")
+            execute(source, "CREATE TABLE kept (n int); CREATE TABLE new (n int); INSERT INTO kept VALUES (1), (2)")
+            rows = PostgresDatabase(source).save(tmp_path / part)
+            archive.add(part, tmp_path / part, kind="postgres", rows=rows)
+            postgres.execute("postgres", "DROP DATABASE kept_now")
+        archive.finish(made_at=AT, versions={})
+    for name in names.values():
+        execute(postgres.create(name), "CREATE TABLE kept (n int); INSERT INTO kept VALUES (7); CREATE TABLE mine (n int)")
+    file_in(tmp_path, "target/data/mine.txt", "mine")
+    yield TwoFull(
+        file=tmp_path / "full.zip",
+        folder=tmp_path / "target" / "data",
+        databases={part: PostgresDatabase(bare(postgres.url(name))) for part, name in names.items()},
+    )
+    for name in names.values():
+        postgres.execute("postgres", f"DROP DATABASE {name}")
+
+
+AS_BEFORE = {"public.kept": 1, "public.mine": 0}
+
+
+def test_a_forced_restore_that_fails_at_the_second_database_leaves_the_first_as_it_was(two_full: TwoFull) -> None:
+    """A view depends on a table that the backup replaces; the first database has the backup's rows by then."""
+    execute(two_full.url(DAGSTER_DUMP), "CREATE VIEW depending AS SELECT n FROM kept")
+    with pytest.raises(BackupFailed, match="other objects depend on it"):
+        two_full.restore()
+    for part, database in two_full.databases.items():
+        assert database.rows() == AS_BEFORE and values(two_full.url(part)) == [7]
+    assert contents(two_full.folder.parent) == {"data/mine.txt": b"mine"}
+
+
+def test_a_forced_restore_that_fails_at_the_folder_leaves_the_databases_as_they_were(two_full: TwoFull) -> None:
+    file_in(two_full.folder.parent, "data.before-20261125T090000Z/older.txt")
+    with pytest.raises(BackupFailed, match="Directory not empty"):
+        two_full.restore()
+    assert [database.rows() for database in two_full.databases.values()] == [AS_BEFORE] * 2
+    assert set(contents(two_full.folder.parent)) == {"data/mine.txt", "data.before-20261125T090000Z/older.txt"}
+
+
+def test_what_a_forced_restore_replaces_is_kept_beside_for_its_owner_alone(two_full: TwoFull, postgres: PostgresServer) -> None:
+    done = two_full.restore()
+    assert [values(two_full.url(part)) for part in two_full.databases] == [[1, 2], [1, 2]]
+    assert sorted(path.name for path in two_full.folder.parent.iterdir()) == [
+        "data",
+        "data.before-20261125T090000Z",
+        "data.before-20261125T090000Z-dagster.dump",
+        "data.before-20261125T090000Z-score_store.dump",
+    ]
+    assert {stat.S_IMODE(dump.stat().st_mode) for dump in done.dumps_before.values()} == {0o600}
+    other = PostgresDatabase(postgres.create("full_again"))
+    other.restore(done.dumps_before[STORE_DUMP], replace=False)
+    assert other.rows() == AS_BEFORE and values(other.url) == [7]
+
+
+ONCE = """#!/bin/sh
+echo >>{folder}/calls
+test "$(wc -l <{folder}/calls)" = 1 && exec {program} "$@"
+echo "pg_restore: error: the server is gone" >&2
+exit 1
+"""
+
+
+def test_a_database_that_cannot_be_put_back_is_told_with_the_file_that_has_it(
+    two_full: TwoFull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "pg_restore"
+    file_in(tmp_path, "bin/pg_restore", ONCE.format(folder=tmp_path, program=shutil.which("pg_restore"))).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    dump = two_full.folder.parent / "data.before-20261125T090000Z-score_store.dump"
+    with pytest.raises(
+        BackupFailed, match=rf"full_runs.* Then .*full_store could not be put back: .* is in {dump}, for pg_restore"
+    ):
+        two_full.restore()
+    monkeypatch.undo()
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    two_full.databases[STORE_DUMP].restore(dump, replace=True)
+    assert two_full.databases[STORE_DUMP].rows() == AS_BEFORE
 
 
 def test_one_postgres_for_scores_and_runs_is_one_dump_and_one_url(
