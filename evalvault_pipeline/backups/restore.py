@@ -22,6 +22,8 @@ from evalvault_pipeline.backups.archive import CATALOG, DAGSTER_DUMP, STORE_DUMP
 from evalvault_pipeline.backups.databases import PostgresDatabase, SqliteFile, database_at
 from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
 
+STAGING, BEFORE = ".restoring-", "before-"
+ASIDE_IN_VOLUME = (STAGING, BEFORE, "lost+found")
 OPTIONS = {STORE_DUMP: "--store-url", DAGSTER_DUMP: "--dagster-url"}
 
 
@@ -115,12 +117,15 @@ def _databases(manifest: Manifest, urls: Mapping[str, str | None]) -> dict[str, 
 def _refuse_full_folder(folder: Path, *, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise BackupFailed(f"{folder} is no folder. Name a folder that is not there yet.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if os.path.ismount(folder):
-        raise BackupFailed(f"{folder} is a mounted volume, and not empty. Mount an empty one, or name a folder in it.")
-    if not force:
-        raise BackupFailed(f"{folder} is not empty. Name another folder, or take its place with --force: it is kept beside.")
+    if _there(folder) and not force:
+        where = "in a folder in it" if os.path.ismount(folder) else "beside"
+        raise BackupFailed(f"{folder} is not empty. Name another folder, or take its place with --force: it is kept {where}.")
+
+
+def _there(folder: Path) -> list[Path]:
+    """What is in a folder; in a volume neither what restoring puts there, nor what the file system does."""
+    passed_over = ASIDE_IN_VOLUME if os.path.ismount(folder) else ()
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(passed_over)] if folder.is_dir() else []
 
 
 def _refuse_full_database(database: PostgresDatabase, option: str, *, force: bool) -> None:
@@ -140,7 +145,7 @@ def _staging(folder: Path, size: int) -> Iterator[Path]:
         beside.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(beside).free) < size:
             raise BackupFailed(f"{beside} has {free / 1e6:,.0f} MB free; {size / 1e6:,.0f} MB are needed. Make room.")
-        with tempfile.TemporaryDirectory(prefix=".restoring-", dir=beside) as staging:
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=beside) as staging:
             yield Path(staging)
     except OSError as error:
         raise BackupFailed(f"{folder} cannot be written: {error.strerror or error}. Name another folder.") from None
@@ -199,24 +204,39 @@ def _expect(part: Part, rows: Mapping[str, int]) -> None:
 
 
 def _aside(folder: Path, now: datetime) -> Path:
-    """Where that is kept which is there: beside the folder."""
-    folder = Path(os.path.abspath(folder))
-    return folder.with_name(f"{folder.name}.before-{now:%Y%m%dT%H%M%SZ}")
+    """Where that is kept which is there: beside the folder, or inside where it is a volume, which cannot be renamed."""
+    folder, name = Path(os.path.abspath(folder)), f"{BEFORE}{now:%Y%m%dT%H%M%SZ}"
+    return folder / name if os.path.ismount(folder) else folder.with_name(f"{folder.name}.{name}")
 
 
 def _put(staged: Path, folder: Path, aside: Path) -> Path | None:
-    """Rename what was unpacked into its place; what was there is kept beside."""
-    if os.path.ismount(folder):  # a volume cannot be renamed: the catalog comes last, and without it no command works
-        for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == CATALOG):
-            entry.rename(folder / entry.name)
-        return None
-    folder, before = Path(os.path.abspath(folder)), None
-    if folder.is_dir() and any(folder.iterdir()):
-        before = folder.rename(aside)
+    """Rename what was unpacked into its place, and before it what is there: to `aside`, None where there is nothing."""
+    folder = Path(os.path.abspath(folder))
+    there = _there(folder)
+    if os.path.ismount(folder):
+        _rename(_steps_in_volume(staged, folder, there, aside))
+    else:
+        _rename([*([(folder, aside)] if there else []), (staged, folder)])  # over an empty folder too
+    return aside if there else None
+
+
+def _steps_in_volume(staged: Path, folder: Path, there: list[Path], aside: Path) -> list[tuple[Path, Path]]:
+    """The catalog leaves first and comes last: without it no command works."""
+    empty = staged.with_name("empty")
+    empty.mkdir()
+    out = [(entry, aside / entry.name) for entry in sorted(there, key=lambda entry: entry.name != CATALOG)]
+    in_ = [(entry, folder / entry.name) for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == CATALOG)]
+    return [(empty, aside), *out, *in_] if there else in_
+
+
+def _rename(steps: list[tuple[Path, Path]]) -> None:
+    """All of them, in this order, or none."""
+    done: list[tuple[Path, Path]] = []
     try:
-        staged.rename(folder)  # over an empty folder too
+        for old, new in steps:
+            old.rename(new)
+            done.append((old, new))
     except OSError:
-        if before is not None:
-            before.rename(folder)
+        for old, new in reversed(done):
+            new.rename(old)
         raise
-    return before

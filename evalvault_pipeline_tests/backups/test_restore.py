@@ -154,18 +154,47 @@ def test_a_disk_without_room_is_told_before_anything_is_written(backup: Path, tm
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may mount a volume")
-def test_an_empty_volume_is_filled_and_a_full_one_is_refused(backup: Path, tmp_path: Path) -> None:
-    """A mounted folder cannot be renamed: as in a container, where `data` is a volume."""
+def test_in_a_volume_what_was_there_is_kept_in_a_folder_or_stays_where_it_is(backup: Path, tmp_path: Path) -> None:
+    """A mounted folder cannot be renamed: as in a container, where `data` is a volume. Neither can what is mounted in it."""
     volume = tmp_path / "volume"
     volume.mkdir()
-    mount = f"mount -t tmpfs -o size=9m none {volume} || exit 77; "
-    code = f"from evalvault_pipeline.backups.restore import *; restore_backup(Path('{backup}'), Path('{volume}'), urls={{}}, force=True)"
-    twice = f'{mount} {sys.executable} -c "{code}" && ls -A {volume} && {sys.executable} -c "{code}"'
-    done = subprocess.run(["unshare", "-m", "sh", "-c", twice], cwd=PROJECT, capture_output=True, text=True)
+    code = f"""
+import os, sys
+from evalvault_pipeline.backups.restore import *
+from evalvault_pipeline.errors import PipelineError
+def restore(force=False, hour=9):
+    try:
+        done = restore_backup(Path('{backup}'), volume, urls={{}}, force=force, now=datetime(2026, 11, 25, hour, tzinfo=UTC))
+        print(done.before and done.before.name, *sorted(os.listdir(volume)))
+    except PipelineError as error:
+        print(str(error).replace(str(volume), 'volume'), *sorted(os.listdir(volume)))
+volume = Path('{volume}')
+(volume / 'lost+found').mkdir()
+restore()
+restore()
+(volume / 'mine.txt').write_text('mine')
+restore(force=True)
+print((volume / 'before-20261125T090000Z' / 'mine.txt').read_text())
+(volume / 'zone').mkdir()
+os.system('mount -t tmpfs none {volume}/zone')
+restore(force=True, hour=10)
+"""
+    mount = f'mount -t tmpfs -o size=9m none {volume} || exit 77; exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     if done.returncode == 77:
         pytest.skip("this root may not mount")
-    assert done.stdout.split() == ["baselines", "catalog.toml", "results"]
-    assert "is a mounted volume, and not empty. Mount an empty one" in done.stderr
+    restored = "baselines catalog.toml lost+found results"
+    refused = "volume is not empty. Name another folder, or take its place with --force: it is kept in a folder in it."
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        f"None {restored}",
+        f"{refused} {restored}",
+        "before-20261125T090000Z baselines before-20261125T090000Z catalog.toml lost+found results",
+        "mine",
+        "volume cannot be written: Device or resource busy. Name another folder. baselines before-20261125T090000Z "
+        "catalog.toml lost+found results zone",
+    ]
 
 
 # --- Postgres
