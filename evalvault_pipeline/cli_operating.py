@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +66,7 @@ def restore(
     """Restore a backup, or check it. Stop the daemon, the webserver and all runs first."""
     from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP
     from evalvault_pipeline.backups.restore import check_backup, restore_backup
+    from evalvault_pipeline.settings import dagster_postgres
 
     console = new_console()
     if check:
@@ -74,7 +76,9 @@ def restore(
         return
     if to is None:
         raise typer.BadParameter("say where: --to data; or only --check the backup")
-    done = restore_backup(file, to, urls={STORE_DUMP: store_url, DAGSTER_DUMP: dagster_url}, force=force)
+    urls = {STORE_DUMP: store_url, DAGSTER_DUMP: dagster_url}
+    has_password = "PGPASSWORD" in os.environ or not any(urls.values())
+    done = restore_backup(file, to, urls=urls, server=None if has_password else dagster_postgres(), force=force)
     console.print(f"restored: {done.folder}, as of {done.manifest.made_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
     for part, database in done.databases.items():
         console.print(f"restored: {database}, from {part}", soft_wrap=True)

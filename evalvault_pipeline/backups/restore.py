@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from evalvault_pipeline.backups.archive import CATALOG, DAGSTER_DUMP, STORE_DUMP, Archive, Manifest, Part
-from evalvault_pipeline.backups.databases import PostgresDatabase, SqliteFile, database_at
+from evalvault_pipeline.backups.databases import PORT, PostgresDatabase, SqliteFile, database_at
 from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
+from evalvault_pipeline.scoring.database import parsed_url
 
 STAGING, BEFORE = ".restoring-", "before-"
 ASIDE_IN_VOLUME = (STAGING, BEFORE, "lost+found")
@@ -47,16 +49,23 @@ def check_backup(file: Path) -> Manifest:
 
 
 def restore_backup(
-    file: Path, folder: Path, *, urls: Mapping[str, str | None], force: bool = False, now: datetime | None = None
+    file: Path,
+    folder: Path,
+    *,
+    urls: Mapping[str, str | None],
+    server: Mapping[str, Any] | None = None,
+    force: bool = False,
+    now: datetime | None = None,
 ) -> Restored:
     """Restore a backup; `urls`: of the Postgres databases, by part. Nothing is changed unless all of it can be.
 
+    `server`: how Dagster's Postgres is reached; a URL with its host, port and user is given its password, any other is not.
     With `force` what is there gives way, and is kept: the folder is renamed, the databases are dumped to files beside it.
     Raises UnusableBackup, BackupFailed, InvalidSetting, ServiceUnavailable.
     """
     with Archive(file) as archive:
         _refuse_newer_dagster(archive)
-        databases = _databases(archive.manifest, urls)
+        databases = _databases(archive.manifest, urls, server)
         _refuse_full_folder(folder, force=force)
         full = [name for name, database in databases.items() if not database.is_empty()]
         for name in full:
@@ -87,7 +96,9 @@ def _minor(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
-def _databases(manifest: Manifest, urls: Mapping[str, str | None]) -> dict[str, PostgresDatabase]:
+def _databases(
+    manifest: Manifest, urls: Mapping[str, str | None], server: Mapping[str, Any] | None
+) -> dict[str, PostgresDatabase]:
     """Part -> where it goes; the options must be those that the backup needs."""
     dumped = {part.name for part in manifest.parts if part.kind == "postgres"}
     found: dict[str, PostgresDatabase] = {}
@@ -108,10 +119,17 @@ def _databases(manifest: Manifest, urls: Mapping[str, str | None]) -> dict[str, 
                 f"{option} holds a password, which every user of this machine can read there. "
                 "Leave it out, and set PGPASSWORD or write a ~/.pgpass."
             )
-        found[name] = database
+        found[name] = _with_password(database, server)
     if len(found) == len(OPTIONS) and found[STORE_DUMP].is_same_as(found[DAGSTER_DUMP]):
         raise InvalidSetting("--store-url and --dagster-url name one database. Each needs its own.")
     return found
+
+
+def _with_password(database: PostgresDatabase, server: Mapping[str, Any] | None) -> PostgresDatabase:
+    url = parsed_url(database.url)
+    if server is None or (url.host, url.port or PORT, url.username) != (server["hostname"], server["port"], server["username"]):
+        return database
+    return PostgresDatabase(url.set(password=server["password"]).render_as_string(hide_password=False))
 
 
 def _refuse_full_folder(folder: Path, *, force: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import Result
 from typer.testing import CliRunner
 
 from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP, ArchiveWriter
@@ -423,6 +424,30 @@ def test_one_postgres_for_scores_and_runs_is_one_dump_and_one_url(
         restore_backup(made.file, tmp_path / "new", urls={STORE_DUMP: target.url, DAGSTER_DUMP: target.url})
     restore_backup(made.file, tmp_path / "new", urls={**NO_URLS, DAGSTER_DUMP: target.url})
     assert target.rows()["public.scores"] == 5 and target.rows()["public.runs"] == 2
+
+
+def test_the_password_of_dagsters_server_is_read_from_its_secret_and_given_to_no_other(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = postgres.create("secret_from")
+    execute(both, "CREATE TABLE runs (n int); INSERT INTO runs VALUES (1), (2)")
+    file_in(tmp_path, "project/data/catalog.toml", "")
+    sources = [Source(name=DAGSTER_DUMP, database=PostgresDatabase(both))]
+    made = make_backup(settings_of(tmp_path / "project"), tmp_path / "backups", dagster=sources)
+    for name, value in postgres.variables("production").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DAGSTER_PG_PASSWORD")
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD_FILE", str(file_in(tmp_path, "secrets/dagster_pg_password", f"{PASSWORD}\n")))
+    target = bare(postgres.create("secret_to"))
+
+    def restore(url: str) -> Result:
+        return CliRunner().invoke(app, ["restore", str(made.file), "--to", str(tmp_path / "new"), "--dagster-url", url])
+
+    refused = restore(target.replace("evalvault@", "other@")).exception
+    assert "no password supplied" in str(refused) and not (tmp_path / "new").exists()
+    done = restore(target)
+    assert done.exit_code == 0 and PASSWORD not in done.output
+    assert PostgresDatabase(postgres.url("secret_to")).rows() == {"public.runs": 2}
 
 
 def test_a_dump_that_postgres_does_not_take_leaves_everything_as_it_was(
