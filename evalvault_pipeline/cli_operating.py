@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,13 +58,15 @@ def restore(
         str | None, typer.Option("--dagster-url", help="Postgres database for Dagster's runs, without a password.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Rename a folder that is there, and replace the tables of a database that has some.")
+        bool,
+        typer.Option("--force", help="Take the place of what is there; it is kept, folder and databases, as `before-<time>`."),
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the backup, and say what it holds.")] = False,
 ) -> None:
     """Restore a backup, or check it. Stop the daemon, the webserver and all runs first."""
     from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP
     from evalvault_pipeline.backups.restore import check_backup, restore_backup
+    from evalvault_pipeline.settings import dagster_postgres
 
     console = new_console()
     if check:
@@ -73,13 +76,17 @@ def restore(
         return
     if to is None:
         raise typer.BadParameter("say where: --to data; or only --check the backup")
-    done = restore_backup(file, to, urls={STORE_DUMP: store_url, DAGSTER_DUMP: dagster_url}, force=force)
+    urls = {STORE_DUMP: store_url, DAGSTER_DUMP: dagster_url}
+    has_password = "PGPASSWORD" in os.environ or not any(urls.values())
+    done = restore_backup(file, to, urls=urls, server=None if has_password else dagster_postgres(), force=force)
     console.print(f"restored: {done.folder}, as of {done.manifest.made_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
     for part, database in done.databases.items():
         console.print(f"restored: {database}, from {part}", soft_wrap=True)
     _print_parts(done.manifest, console)
     if done.before is not None:
         console.print(f"kept:     {done.before}, what was there before", soft_wrap=True)
+    for part, dump in done.dumps_before.items():
+        console.print(f"kept:     {dump}, what was in {done.databases[part]} before", soft_wrap=True)
 
 
 def _print_parts(manifest: Manifest, console: Console) -> None:
@@ -91,7 +98,8 @@ def _print_parts(manifest: Manifest, console: Console) -> None:
         said = f"{len(parts):,} part{'s' if len(parts) > 1 else ''}, {size:,.1f} MB" + (
             f", {rows:,} rows" if owner != "files" else ""
         )
-        console.print(f"  {owner}: {said if parts else 'none'}", soft_wrap=True)
+        inside = manifest.store_in if owner == "score store" else None
+        console.print(f"  {owner}: {said if parts else f'in {inside}' if inside else 'none'}", soft_wrap=True)
 
 
 def _settings() -> Settings:

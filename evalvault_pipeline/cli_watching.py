@@ -106,7 +106,7 @@ def copy_store(
 
     What is there already stays. Do it while nothing is scored, or do it again afterwards: only what is missing is copied.
     """
-    from evalvault_pipeline.publishing import store_copy
+    from evalvault_pipeline.backups import store_copy
     from evalvault_pipeline.scoring.database import shown_url
 
     target = _settings().score_store_url

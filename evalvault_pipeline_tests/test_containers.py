@@ -104,6 +104,25 @@ def test_what_a_service_waits_for_is_healthy_or_has_ended_well() -> None:
     assert {"postgres", "code"} <= set(waits["webserver"]) and {"postgres", "code", "ollama"} <= set(waits["daemon"])
 
 
+def test_backups_are_written_to_a_folder_of_the_host_by_whoever_writes_them() -> None:
+    """`backup_job` runs in `code`, `evalvault backup` and `restore` in `evalvault`; their root file system is read-only."""
+    for name in ("code", "evalvault"):
+        assert SERVICES[name]["environment"]["EVALVAULT_BACKUPS_DIR"] == "/backups"
+        assert SERVICES[name]["environment"]["DAGSTER_PG_HOST"] == "postgres"
+        assert SERVICES[name]["volumes"] == [*SERVICES["daemon"]["volumes"], "${EVALVAULT_BACKUPS:-./backups}:/backups"]
+    others = [name for name, service in SERVICES.items() if "EVALVAULT_BACKUPS_DIR" in service.get("environment", {})]
+    assert sorted(others) == ["code", "evalvault"]
+    assert "/backups/" in (PROJECT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_page_restores_to_the_server_and_user_whose_password_the_container_has() -> None:
+    page = (PROJECT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    known = SERVICES["evalvault"]["environment"]
+    user, host, database = (known[f"DAGSTER_PG_{name}"] for name in ("USER", "HOST", "DB"))
+    assert "docker compose run --rm evalvault backup\n" in page
+    assert f"--to /app/data --force --dagster-url postgresql://{user}@{host}/{database}\n" in page
+
+
 def test_secrets_are_files_and_no_variable() -> None:
     text = (PROJECT / COMPOSE).read_text(encoding="utf-8")
     declared = yaml.safe_load(text)["secrets"]
@@ -111,6 +130,14 @@ def test_secrets_are_files_and_no_variable() -> None:
     for name, service in SERVICES.items():
         variables = [key for key in service.get("environment", {}) if re.search("KEY|PASSWORD|SECRET|TOKEN|WEBHOOK", key)]
         assert all(key.endswith("_FILE") for key in variables), (name, variables)
+
+
+def test_who_is_told_of_dagsters_postgres_has_its_password_too() -> None:
+    """Else the exporter would end at once where EVALVAULT_STORE_URL is `dagster`."""
+    told = {name for name, service in SERVICES.items() if "DAGSTER_PG_HOST" in service.get("environment", {})}
+    password = {"source": "postgres_password", "target": "dagster_pg_password"}
+    assert {"exporter", "code", "daemon"} <= told
+    assert [name for name in sorted(told) if password not in SERVICES[name]["secrets"]] == []
 
 
 def test_make_secrets_writes_what_compose_mounts_and_keeps_what_is_there(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ DOCS = PROJECT / "docs"
 TEXTS = sorted([*PROJECT.glob("*.md"), *DOCS.rglob("*.md")])
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
-HOSTS = {"127.0.0.1", "localhost", "keepachangelog.com"}
+HOSTS = {"127.0.0.1", "localhost", "postgres", "keepachangelog.com"}
 
 
 @cache

@@ -59,7 +59,7 @@ class Part(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a backup holds. `versions`: of what wrote it."""
+    """What a backup holds. `versions`: of what wrote it; `store_in`: the part with the score store, if another one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,6 +67,7 @@ class Manifest(BaseModel):
     made_at: datetime
     versions: dict[str, str]
     parts: tuple[Part, ...]
+    store_in: str | None = None
 
     def of(self, owner: Owner) -> tuple[Part, ...]:
         return tuple(part for part in self.parts if part.belongs_to == owner)
@@ -124,9 +125,10 @@ class ArchiveWriter:
             rows=None if rows is None else dict(rows),
         )
 
-    def finish(self, *, made_at: datetime, versions: Mapping[str, str]) -> Manifest:
+    def finish(self, *, made_at: datetime, versions: Mapping[str, str], store_in: str | None = None) -> Manifest:
         """Write the manifest, and wait until all is on the disk."""
-        manifest = Manifest(format=FORMAT, made_at=made_at, versions=dict(versions), parts=tuple(self._parts.values()))
+        parts = tuple(self._parts.values())
+        manifest = Manifest(format=FORMAT, made_at=made_at, versions=dict(versions), parts=parts, store_in=store_in)
         try:
             self._zip.writestr(_entry(MANIFEST), manifest.model_dump_json(indent=1, exclude_none=True))
             self._zip.close()

@@ -3,7 +3,8 @@
 Dagster's databases come first, then the score store, then the files. What is copied later may know more than what was copied
 earlier, and that does no harm: a report without its run, a run key that is asked for again. The other way round a sensor
 would believe that it had asked for a run, or told an alert, that is not in the backup. The journal of paid answers comes
-before the store, where their scores are: between the two none is lost.
+before the store, where their scores are: between the two none is lost. Where the store is in Dagster's database, one dump is
+both, of one moment, and comes where the store does.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ def make_backup(
 
 
 def _write(scratch: Path, name: str, settings: Settings, folder: Path, dagster: Sequence[Source], at: datetime) -> Manifest:
+    stores, store_in = store_sources(settings), None
+    if shared := [source for source in dagster if _is_in(source, stores)]:
+        dagster, stores, store_in = (), shared, shared[0].name
     with ArchiveWriter(scratch / name) as archive:
         for source in dagster:
             _add_database(archive, source, scratch)
         for inside, path in _files_below(settings.results_dir / "journal", "results/journal"):
             archive.add(inside, path)
-        stores = store_sources(settings)
         for source in stores:
             _add_database(archive, source, scratch)
         for inside, path in _files(settings, folder):
@@ -93,7 +96,7 @@ def _write(scratch: Path, name: str, settings: Settings, folder: Path, dagster: 
                 _add_database(archive, Source(name=inside, database=SqliteFile(path)), scratch)
             else:
                 archive.add(inside, path)
-        manifest = archive.finish(made_at=at, versions=_versions())
+        manifest = archive.finish(made_at=at, versions=_versions(), store_in=store_in)
     with Archive(scratch / name) as written:
         written.check()
     return manifest
@@ -105,6 +108,12 @@ def store_sources(settings: Settings) -> list[Source]:
     if isinstance(database, PostgresDatabase):
         return [Source(name=STORE_DUMP, database=database)]
     return [Source(name=STORE, database=database)] if database.path.exists() else []
+
+
+def _is_in(source: Source, others: Sequence[Source]) -> bool:
+    """Whether one of the others is the same database of Postgres."""
+    databases = [other.database for other in others if isinstance(other.database, PostgresDatabase)]
+    return isinstance(source.database, PostgresDatabase) and any(map(source.database.is_same_as, databases))
 
 
 def _add_database(archive: ArchiveWriter, source: Source, scratch: Path) -> None:

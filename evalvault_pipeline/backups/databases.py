@@ -25,6 +25,7 @@ from evalvault_pipeline.scoring.database import parsed_url, shown_url
 
 LOCK_SECONDS = 60  # so long pg_dump waits for a table that somebody alters
 SERVICE = "evalvault"
+PORT = 5432  # of Postgres, where a URL has none
 TABLES = """
     SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
@@ -77,6 +78,13 @@ class PostgresDatabase:
         parsed = parsed_url(self.url)
         return parsed.password is not None or any("password" in name for name in parsed.query)
 
+    def is_same_as(self, other: PostgresDatabase) -> bool:
+        """Whether both URLs name one database of one server, whoever the user is."""
+        mine, theirs = (
+            (about.get("host"), str(about.get("port", PORT)), about.get("dbname")) for about in (self._about, other._about)
+        )
+        return mine == theirs
+
     def save(self, target: Path) -> dict[str, int]:
         """Dump it to `target`; table -> rows of the dump, counted in the snapshot that pg_dump reads. Raises BackupFailed."""
         with self._connected("REPEATABLE READ") as connection:
@@ -86,14 +94,13 @@ class PostgresDatabase:
             self._run("pg_dump", "--format=custom", "--no-owner", "--no-acl", *options)
         return rows
 
-    def restore(self, dump: Path, *, replace: bool) -> dict[str, int]:
-        """Restore a dump in one transaction; table -> rows. With `replace` tables of the same names give way.
+    def restore(self, dump: Path, *, replace: bool) -> None:
+        """Restore a dump in one transaction. With `replace` tables of the same names give way.
 
         Raises BackupFailed, and then the database is as it was.
         """
         cleaned = ("--clean", "--if-exists") if replace else ()
         self._run("pg_restore", "--single-transaction", "--exit-on-error", "--no-owner", "--no-acl", *cleaned, str(dump))
-        return self.rows()
 
     def rows(self) -> dict[str, int]:
         """`schema.table` -> rows."""
@@ -128,13 +135,18 @@ class PostgresDatabase:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise ServiceUnavailable(f"The database {self} does not answer: {cause}. Check its URL, and the server.") from None
 
+    @property
+    def _about(self) -> dict[str, Any]:
+        """The URL as parameters of libpq."""
+        return dict(sa.make_url(self.url).get_dialect()().create_connect_args(parsed_url(self.url))[1])
+
     def _run(self, program: str, *arguments: str) -> None:
         if shutil.which(program) is None:
             raise BackupFailed(
                 f"`{program}` is not installed; {self} is saved and restored by it. Install Postgres's client, of the server's "
                 "version or newer (Debian: apt-get install postgresql-client)."
             )
-        _, about = sa.make_url(self.url).get_dialect()().create_connect_args(parsed_url(self.url))
+        about = self._about
         password = about.pop("password", None)
         with TemporaryDirectory(prefix="evalvault-") as folder:  # for our user alone
             service = Path(folder) / "pg_service.conf"

@@ -222,6 +222,26 @@ def test_older_ones_are_deleted_only_when_the_new_one_is_there(settings: Setting
     assert second.deleted == (first,) and not first.exists() and second.file.exists()
 
 
+def test_the_last_good_one_stays_though_newer_ones_are_damaged_or_half(settings: Settings, tmp_path: Path) -> None:
+    """What is deleted is decided by names, and names alone do not say which can be restored."""
+    folder = tmp_path / "backups"
+    good = make_backup(settings, folder, keep=1, now=AT).file
+    whole = good.read_bytes()
+    damaged = {"evalvault-20261125T020000Z.zip": whole[:-50], "evalvault-20261126T020000Z.zip": b"", "later.zip": whole[:9]}
+    for name, content in damaged.items():
+        (folder / name).write_bytes(content)
+    catalog = settings.catalog.read_text(encoding="utf-8")
+    settings.catalog.write_text("[datasets", encoding="utf-8")
+    with pytest.raises(InvalidCatalog):
+        make_backup(settings, folder, keep=1, now=AT.replace(day=27))
+    assert good.exists(), "a backup that fails deletes nothing"
+    settings.catalog.write_text(catalog, encoding="utf-8")
+    made = make_backup(settings, folder, keep=1, now=AT.replace(hour=3))
+    assert good in made.deleted and made.file.exists(), "older than the damaged ones by its name, and kept"
+    with Archive(made.file) as archive:
+        archive.check()
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     """The system lets no file grow beyond some size here, as on a disk that is full: early and late."""
     whole = make_backup(settings, tmp_path / "backups").file

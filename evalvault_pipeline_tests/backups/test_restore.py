@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import Result
+from typer.testing import CliRunner
 
 from evalvault_pipeline.backups.archive import DAGSTER_DUMP, STORE_DUMP, ArchiveWriter
 from evalvault_pipeline.backups.backup import Source, make_backup
 from evalvault_pipeline.backups.databases import PostgresDatabase
-from evalvault_pipeline.backups.restore import check_backup, restore_backup
+from evalvault_pipeline.backups.restore import Restored, check_backup, restore_backup
+from evalvault_pipeline.cli import app
 from evalvault_pipeline.errors import BackupFailed, InvalidSetting, PipelineError, UnusableBackup
 from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline_tests.backups.test_backup import file_in, score, settings_of
@@ -149,18 +155,47 @@ def test_a_disk_without_room_is_told_before_anything_is_written(backup: Path, tm
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may mount a volume")
-def test_an_empty_volume_is_filled_and_a_full_one_is_refused(backup: Path, tmp_path: Path) -> None:
-    """A mounted folder cannot be renamed: as in a container, where `data` is a volume."""
+def test_in_a_volume_what_was_there_is_kept_in_a_folder_or_stays_where_it_is(backup: Path, tmp_path: Path) -> None:
+    """A mounted folder cannot be renamed: as in a container, where `data` is a volume. Neither can what is mounted in it."""
     volume = tmp_path / "volume"
     volume.mkdir()
-    mount = f"mount -t tmpfs -o size=9m none {volume} || exit 77; "
-    code = f"from evalvault_pipeline.backups.restore import *; restore_backup(Path('{backup}'), Path('{volume}'), urls={{}}, force=True)"
-    twice = f'{mount} {sys.executable} -c "{code}" && ls -A {volume} && {sys.executable} -c "{code}"'
-    done = subprocess.run(["unshare", "-m", "sh", "-c", twice], cwd=PROJECT, capture_output=True, text=True)
+    code = f"""
+import os, sys
+from evalvault_pipeline.backups.restore import *
+from evalvault_pipeline.errors import PipelineError
+def restore(force=False, hour=9):
+    try:
+        done = restore_backup(Path('{backup}'), volume, urls={{}}, force=force, now=datetime(2026, 11, 25, hour, tzinfo=UTC))
+        print(done.before and done.before.name, *sorted(os.listdir(volume)))
+    except PipelineError as error:
+        print(str(error).replace(str(volume), 'volume'), *sorted(os.listdir(volume)))
+volume = Path('{volume}')
+(volume / 'lost+found').mkdir()
+restore()
+restore()
+(volume / 'mine.txt').write_text('mine')
+restore(force=True)
+print((volume / 'before-20261125T090000Z' / 'mine.txt').read_text())
+(volume / 'zone').mkdir()
+os.system('mount -t tmpfs none {volume}/zone')
+restore(force=True, hour=10)
+"""
+    mount = f'mount -t tmpfs -o size=9m none {volume} || exit 77; exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     if done.returncode == 77:
         pytest.skip("this root may not mount")
-    assert done.stdout.split() == ["baselines", "catalog.toml", "results"]
-    assert "is a mounted volume, and not empty. Mount an empty one" in done.stderr
+    restored = "baselines catalog.toml lost+found results"
+    refused = "volume is not empty. Name another folder, or take its place with --force: it is kept in a folder in it."
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        f"None {restored}",
+        f"{refused} {restored}",
+        "before-20261125T090000Z baselines before-20261125T090000Z catalog.toml lost+found results",
+        "mine",
+        "volume cannot be written: Device or resource busy. Name another folder. baselines before-20261125T090000Z "
+        "catalog.toml lost+found results zone",
+    ]
 
 
 # --- Postgres
@@ -187,6 +222,7 @@ def dumps(tmp_path: Path) -> Path:
         ("postgresql://h/e", "postgresql://h/d?password=canary", "--dagster-url holds a password.*PGPASSWORD"),
         ("sqlite:///x", "postgresql://h/d", "Write --store-url postgresql://user@host/database"),
         ("postgresql://h/d", "postgresql://h/d", "name one database"),
+        ("postgresql://ann@h/d", "postgresql://bob@h:5432/d", "name one database"),
     ],
 )
 def test_the_databases_of_a_backup_must_be_named_and_hold_no_password(
@@ -211,6 +247,32 @@ def execute(url: str, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text(statement))
     engine.dispose()
+
+
+def values(url: str) -> list[int]:
+    """Of the table `kept`."""
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
+    with engine.connect() as connection:
+        found = list(connection.execute(sa.text("SELECT n FROM kept ORDER BY n")).scalars())
+    engine.dispose()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFull:
+    """A backup, and the folder and databases in use that it is restored to."""
+
+    file: Path
+    folder: Path
+    databases: dict[str, PostgresDatabase]
+
+    def url(self, part: str) -> str:
+        return self.databases[part].url
+
+    def restore(self) -> Restored:
+        return restore_backup(
+            self.file, self.folder, urls={part: self.url(part) for part in self.databases}, force=True, now=AT
+        )
 
 
 def test_databases_are_filled_whole_or_not_at_all(
@@ -246,9 +308,146 @@ def test_databases_are_filled_whole_or_not_at_all(
     assert first.is_empty() and second.rows() == {"public.runs": 1} and not target.exists()
 
     done = restore_backup(backup, target, urls=urls, force=True)
+    assert list(done.dumps_before) == [DAGSTER_DUMP], "the other was empty"
     assert first.rows()["public.scores"] == 5 and second.rows() == {"public.runs": 2}
     assert set(contents(target)) == {"catalog.toml"}
     assert done.databases[STORE_DUMP] == first.url and PASSWORD not in repr(done)
+
+
+@pytest.fixture
+def two_full(postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoFull]:
+    """A backup of two databases, and two others, in use, that it is to be restored to."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    names = {STORE_DUMP: "full_store", DAGSTER_DUMP: "full_runs"}
+    with ArchiveWriter(tmp_path / "full.zip") as archive:
+        archive.add("catalog.toml", file_in(tmp_path, "source/catalog.toml"))
+        for part in names:
+            source = postgres.create("kept_now")
+            execute(source, "CREATE TABLE kept (n int); CREATE TABLE new (n int); INSERT INTO kept VALUES (1), (2)")
+            rows = PostgresDatabase(source).save(tmp_path / part)
+            archive.add(part, tmp_path / part, kind="postgres", rows=rows)
+            postgres.execute("postgres", "DROP DATABASE kept_now")
+        archive.finish(made_at=AT, versions={})
+    for name in names.values():
+        execute(postgres.create(name), "CREATE TABLE kept (n int); INSERT INTO kept VALUES (7); CREATE TABLE mine (n int)")
+    file_in(tmp_path, "target/data/mine.txt", "mine")
+    yield TwoFull(
+        file=tmp_path / "full.zip",
+        folder=tmp_path / "target" / "data",
+        databases={part: PostgresDatabase(bare(postgres.url(name))) for part, name in names.items()},
+    )
+    for name in names.values():
+        postgres.execute("postgres", f"DROP DATABASE {name}")
+
+
+AS_BEFORE = {"public.kept": 1, "public.mine": 0}
+
+
+def test_a_forced_restore_that_fails_at_the_second_database_leaves_the_first_as_it_was(two_full: TwoFull) -> None:
+    """A view depends on a table that the backup replaces; the first database has the backup's rows by then."""
+    execute(two_full.url(DAGSTER_DUMP), "CREATE VIEW depending AS SELECT n FROM kept")
+    with pytest.raises(BackupFailed, match="other objects depend on it"):
+        two_full.restore()
+    for part, database in two_full.databases.items():
+        assert database.rows() == AS_BEFORE and values(two_full.url(part)) == [7]
+    assert contents(two_full.folder.parent) == {"data/mine.txt": b"mine"}
+
+
+def test_a_forced_restore_that_fails_at_the_folder_leaves_the_databases_as_they_were(two_full: TwoFull) -> None:
+    file_in(two_full.folder.parent, "data.before-20261125T090000Z/older.txt")
+    with pytest.raises(BackupFailed, match="Directory not empty"):
+        two_full.restore()
+    assert [database.rows() for database in two_full.databases.values()] == [AS_BEFORE] * 2
+    assert set(contents(two_full.folder.parent)) == {"data/mine.txt", "data.before-20261125T090000Z/older.txt"}
+
+
+def test_what_a_forced_restore_replaces_is_kept_beside_for_its_owner_alone(two_full: TwoFull, postgres: PostgresServer) -> None:
+    done = two_full.restore()
+    assert [values(two_full.url(part)) for part in two_full.databases] == [[1, 2], [1, 2]]
+    assert sorted(path.name for path in two_full.folder.parent.iterdir()) == [
+        "data",
+        "data.before-20261125T090000Z",
+        "data.before-20261125T090000Z-dagster.dump",
+        "data.before-20261125T090000Z-score_store.dump",
+    ]
+    assert {stat.S_IMODE(dump.stat().st_mode) for dump in done.dumps_before.values()} == {0o600}
+    other = PostgresDatabase(postgres.create("full_again"))
+    other.restore(done.dumps_before[STORE_DUMP], replace=False)
+    assert other.rows() == AS_BEFORE and values(other.url) == [7]
+
+
+ONCE = """#!/bin/sh
+echo >>{folder}/calls
+test "$(wc -l <{folder}/calls)" = 1 && exec {program} "$@"
+echo "pg_restore: error: the server is gone" >&2
+exit 1
+"""
+
+
+def test_a_database_that_cannot_be_put_back_is_told_with_the_file_that_has_it(
+    two_full: TwoFull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "pg_restore"
+    file_in(tmp_path, "bin/pg_restore", ONCE.format(folder=tmp_path, program=shutil.which("pg_restore"))).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    dump = two_full.folder.parent / "data.before-20261125T090000Z-score_store.dump"
+    with pytest.raises(
+        BackupFailed, match=rf"full_runs.* Then .*full_store could not be put back: .* is in {dump}, for pg_restore"
+    ):
+        two_full.restore()
+    monkeypatch.undo()
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    two_full.databases[STORE_DUMP].restore(dump, replace=True)
+    assert two_full.databases[STORE_DUMP].rows() == AS_BEFORE
+
+
+def test_one_postgres_for_scores_and_runs_is_one_dump_and_one_url(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    both = postgres.create("one_for_both")
+    project = settings_of(tmp_path / "project", EVALVAULT_STORE_URL=both.replace("postgresql:", "postgresql+psycopg2:"))
+    file_in(tmp_path, "project/data/catalog.toml", "")
+    file_in(tmp_path, "project/data/results/journal/1-aa.jsonl")
+    score(project, 5)
+    execute(both, "CREATE TABLE runs (n int); INSERT INTO runs VALUES (1), (2)")
+    made = make_backup(project, tmp_path / "backups", dagster=[Source(name=DAGSTER_DUMP, database=PostgresDatabase(both))])
+    order = [part.name for part in made.manifest.parts]
+    assert order == ["results/journal/1-aa.jsonl", DAGSTER_DUMP, "catalog.toml"], "the journal first, as before any store"
+    assert check_backup(made.file).store_in == DAGSTER_DUMP
+    assert "score store: in dagster.dump" in CliRunner().invoke(app, ["restore", str(made.file), "--check"]).output
+
+    target = PostgresDatabase(bare(postgres.create("one_restored")))
+    with pytest.raises(
+        InvalidSetting, match=r"no score_store\.dump, since dagster\.dump has the scores too\. Leave the option"
+    ):
+        restore_backup(made.file, tmp_path / "new", urls={STORE_DUMP: target.url, DAGSTER_DUMP: target.url})
+    restore_backup(made.file, tmp_path / "new", urls={**NO_URLS, DAGSTER_DUMP: target.url})
+    assert target.rows()["public.scores"] == 5 and target.rows()["public.runs"] == 2
+
+
+def test_the_password_of_dagsters_server_is_read_from_its_secret_and_given_to_no_other(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = postgres.create("secret_from")
+    execute(both, "CREATE TABLE runs (n int); INSERT INTO runs VALUES (1), (2)")
+    file_in(tmp_path, "project/data/catalog.toml", "")
+    sources = [Source(name=DAGSTER_DUMP, database=PostgresDatabase(both))]
+    made = make_backup(settings_of(tmp_path / "project"), tmp_path / "backups", dagster=sources)
+    for name, value in postgres.variables("production").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DAGSTER_PG_PASSWORD")
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD_FILE", str(file_in(tmp_path, "secrets/dagster_pg_password", f"{PASSWORD}\n")))
+    target = bare(postgres.create("secret_to"))
+
+    def restore(url: str) -> Result:
+        return CliRunner().invoke(app, ["restore", str(made.file), "--to", str(tmp_path / "new"), "--dagster-url", url])
+
+    refused = restore(target.replace("evalvault@", "other@")).exception
+    assert "no password supplied" in str(refused) and not (tmp_path / "new").exists()
+    done = restore(target)
+    assert done.exit_code == 0 and PASSWORD not in done.output
+    assert PostgresDatabase(postgres.url("secret_to")).rows() == {"public.runs": 2}
 
 
 def test_a_dump_that_postgres_does_not_take_leaves_everything_as_it_was(

@@ -63,7 +63,9 @@ class Stack:
         run("sh", "deploy/make_secrets.sh", cwd=self.folder)
         for name, secret in KEYS.items():
             (self.folder / "secrets" / name).write_text(f"{secret}\n", encoding="utf-8")
-        run("chown", "-R", f"{USER}:{USER}", self.data)
+        self.backups = self.folder / "backups"
+        self.backups.mkdir()
+        run("chown", "-R", f"{USER}:{USER}", self.data, self.backups)
         self.secrets = {path.name: path.read_text(encoding="utf-8").strip() for path in (self.folder / "secrets").iterdir()}
 
     def compose(self, *arguments: str, check: bool = True) -> str:
@@ -136,6 +138,7 @@ def check_stack(engine: Engine, checks: Checks) -> None:
         _check_access(stack, checks)
         _check_run(stack, checks)
         _check_command(stack, checks)
+        _check_backup(stack, checks)
         _check_secrets(stack, checks)
         print(engine.docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}"), flush=True)
         _check_restart(stack, checks)
@@ -279,6 +282,20 @@ def _check_command(stack: Stack, checks: Checks) -> None:
     )
     phoenix = (result.get("tracker_metadata") or {}).get("phoenix", {})
     checks.that("the run is in Phoenix", phoenix.get("status") == "complete", phoenix)
+
+
+def _check_backup(stack: Stack, checks: Checks) -> None:
+    told = stack.compose("run", "-T", "--rm", "evalvault", "backup", check=False)
+    files = list(stack.backups.glob("evalvault-*.zip"))
+    checks.that("a backup is in the folder of backups", len(files) == 1 and files[0].stat().st_uid == USER, told[-3000:])
+    if not files:
+        return
+    restore = ["run", "-T", "--rm", "evalvault", "restore", f"/backups/{files[0].name}"]
+    told = stack.compose(*restore, "--check", check=False)
+    checks.that("it is whole, with Dagster's runs", "whole:" in told and "Dagster: 1 part" in told, told[-3000:])
+    place = ["--to", "/tmp/data", "--dagster-url", "postgresql://evalvault@postgres/dagster"]
+    told = stack.compose(*restore, *place, check=False)
+    checks.that("restore has the password, and takes no database in use", "is not empty" in told, told[-3000:])
 
 
 def _check_secrets(stack: Stack, checks: Checks) -> None:
