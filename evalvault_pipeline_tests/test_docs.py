@@ -38,6 +38,11 @@ LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 HOSTS = {"127.0.0.1", "localhost", "postgres", "keepachangelog.com"}
 
 
+def test_no_page_holds_a_mark_for_what_is_still_to_be_written() -> None:
+    marks = [f"{file.name}: {line}" for file in TEXTS for line in file.read_text("utf-8").splitlines() if line.isupper()]
+    assert [mark for mark in marks if mark.split(": ", 1)[1].isalpha()] == []
+
+
 @cache
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate_docs", DOCS / "generate.py")
