@@ -7,7 +7,7 @@ A shape that could be something else too, such as a policy number or an amount, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import mul
 
 from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
@@ -25,7 +25,7 @@ def number_at(place: Place) -> Found | None:
     found = _first(place, _WITH_PLUS if place.plus else _BY_FIRST_DIGIT[place.text[place.start]])
     if found is None and not place.plus and place.word in _BY_WORD:
         found = _first(place, _BY_WORD[place.word])
-    return found and _with_opening(found, place)
+    return found and with_opening(found, place)
 
 
 def _first(place: Place, rules: Sequence[Rule]) -> Found | None:
@@ -36,7 +36,7 @@ def _first(place: Place, rules: Sequence[Rule]) -> Found | None:
     return None
 
 
-def _with_opening(found: Found, place: Place) -> Found:
+def with_opening(found: Found, place: Place) -> Found:
     """With the plus and the bracket that belong to it: `(02) 123-4567`."""
     text, start = place.text, found.start
     if place.plus:
@@ -136,6 +136,18 @@ def _phone(match: re.Match[str]) -> Found:
     return _found(Kind.PHONE, match, _phone_key(_digits(match[0])))
 
 
+def spellings(found: Iterable[Found]) -> dict[str, tuple[Kind, str]]:
+    """By kind and key, what else the same is written as: a phone with and without its prefixes. No signs between digits."""
+    spelt: dict[str, tuple[Kind, str]] = {}
+    for kind, _, _, key in found:
+        others = [key.removeprefix("+")]
+        if kind is Kind.PHONE and key.startswith("0"):
+            others += [f"82{key}", f"82{key[1:]}", *([key[1:]] if key.startswith("01") else [])]
+        for spelling in others:
+            spelt.setdefault(spelling, (kind, key))
+    return spelt
+
+
 def _korean_abroad(place: Place, match: re.Match[str]) -> Found | None:
     """+82, 0082, or 82 before a mobile number or a number with hyphens."""
     if place.plus or match[0].startswith("00"):
@@ -217,11 +229,15 @@ def _passport_of_digits(place: Place, match: re.Match[str]) -> Found | None:
     return _found(Kind.PASSPORT, match) if place.loose else None
 
 
+def paper_key(match: re.Match[str]) -> str:
+    return re.sub("[ -]", "", match[0]).upper()
+
+
 def paper_at(place: Place, match: re.Match[str]) -> Found | None:
     """An IBAN by its check digits, a Korean passport by the form of 2021; any other number with letters by a word for it."""
-    text = re.sub("[ -]", "", match[0]).upper()
+    text = paper_key(match)
     if len(text) > 11:
-        as_number = int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4]))
+        as_number = int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4])) if match[0].isupper() else 0
         return _found(Kind.ACCOUNT, match, text) if as_number % 97 == 1 else None
     if place.other_number:
         return None
