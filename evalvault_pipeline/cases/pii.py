@@ -25,7 +25,7 @@ _FOLDED: dict[str, str] = {
         for zero in (0x660, 0x6F0, 0x966, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6)
         for digit in range(10)
     },
-    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2500\u30fc\u3161\ufe58\ufe63", "-"),
+    **dict.fromkeys("\u02d7\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2500\u30fc\u3161\ufe58\ufe63", "-"),
     **dict.fromkeys("\xa0\xad\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
     **dict.fromkeys("\u200b\u200c\u200d\u202f\u205f\u2060\u3000\ufeff", " "),
     **dict.fromkeys("\xb7\u2022\u2024\u2027\u2219\u22c5\u3002\u30fb\u318d\uff61\uff65", "."),
@@ -35,7 +35,7 @@ _FOLDED: dict[str, str] = {
 _CIRCLED = {"\u24ea": "0", **{chr(0x2460 + digit): str(digit + 1) for digit in range(9)}}
 # All of these are in it, and little else: ranges are looked for ten times as fast as 200 characters one by one.
 _FOLDABLE = re.compile(
-    "[\xa0\xad\xb7\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u1680\u2000-\u2060\u2212-\u22c5\u2460-\u24ea\u2500\u3000-\u3002\u30fb\u30fc\u3161"
+    "[\xa0\xad\xb7\u02d7\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u1680\u2000-\u2060\u2212-\u22c5\u2460-\u24ea\u2500\u3000-\u3002\u30fb\u30fc\u3161"
     "\u318d\ufe58-\ufe6b\ufeff\uff01-\uff65\U0001d7ce-\U0001d7ff]+"
 )
 
@@ -43,6 +43,7 @@ LABEL = re.compile(rf"\[({'|'.join(Kind)})(?:_([0-9]+))?\]")
 
 _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _DOMAIN = re.compile(r" ?((?:[A-Za-z0-9-]+\.)+(?P<top>[A-Za-z]{2,24})|[A-Za-z0-9가-힣-]+\.(?:한국|닷컴|닷넷))")
+_NO_HANGUL = re.compile("[^가-힣]")
 _COMMON_TOPS = frozenset("com net org edu gov info biz io ai co kr jp cn us uk de fr".split())
 _FILE_ENDINGS = frozenset("png jpg jpeg gif svg webp pdf css js ts json html xml yaml yml".split())
 _MAIL_WORD = re.compile(rf"(?:메일|주소|mail|address)[^@{BAR}]{{0,6}}\Z", re.IGNORECASE)
@@ -56,7 +57,7 @@ _PAPER = re.compile(
 # Seven digits close to each other: without them, or an @, nothing is looked for.
 _PROMISING = re.compile("[0-9](?:[^0-9]{0,3}[0-9]){6}")
 # Nine digits or more with little between them: nothing shorter is looked at.
-_STRETCH = re.compile(r"[0-9](?:[-. _/()\t\n]{0,3}[0-9]){8,}")
+_STRETCH = re.compile(r"[0-9](?:[-. _/()*~\t\r\n]{0,4}[0-9]){8,}")
 
 
 Known = Mapping[str, tuple[Kind, str]]  # by spelling: kind and key
@@ -141,7 +142,7 @@ def _emails(text: str, known: Known) -> Iterator[Found]:
     floor, at = 0, text.find("@")
     while at >= 0:
         before = text[floor:at].removesuffix(" ")
-        local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-")
+        local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-") or _NO_HANGUL.split(text[max(floor, at - 10) : at])[-1]
         start = floor + len(before) - len(local)
         floor = at + 1
         domain = _DOMAIN.match(text, floor) if local and local != "git" else None

@@ -15,7 +15,7 @@ from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
 Check = Callable[[Place, "re.Match[str]"], Found | None]
 Rule = tuple["re.Pattern[str]", Check]
 
-GAP = r"(?:-\n|[-. _/()\t]{0,3})"  # one generous class of what may stand between the parts of a number
+GAP = r"(?:-\r?\n ?|[-. _/()*\t]{0,3})"  # one generous class of what may stand between the parts of a number
 _END = "(?![0-9])"
 _LAST = rf"{_END}(?!-[0-9{BAR}])"  # no part of a longer number
 
@@ -73,6 +73,9 @@ def _registration(place: Place, match: re.Match[str]) -> Found | None:
     if rest[0] not in "12345678" or not _is_day(birth):
         return None
     proven, named = _is_registration(birth + rest), place.word is Kind.SSN
+    glued = place.text[match.end() : match.end() + 1] != " "
+    if glued and not named and place.is_quantity(match.end()):
+        return None
     if not proven and (place.other_number or not (place.loose or named)):
         return None
     if match[0].isdigit() and not named:
@@ -93,6 +96,12 @@ def _is_likely(year: int, century: str, *, proven: bool) -> bool:
     if century in "3478":
         return year < 50 and (proven or not 14 <= year <= 19)
     return proven or year >= 30
+
+
+def is_sure_registration(digits: str) -> bool:
+    """Whether digits without a word for them are a person's number rather than a counter or a time in milliseconds."""
+    year = int(digits[:2])
+    return len(digits) == 13 and not 14 <= year <= 19 and (year >= 30 or _is_registration(digits))
 
 
 def _is_registration(digits: str) -> bool:
@@ -167,7 +176,7 @@ def _mobile(place: Place, match: re.Match[str]) -> Found | None:
 
 
 def _landline(place: Place, match: re.Match[str]) -> Found | None:
-    if not place.loose:
+    if not place.loose or place.registration_number:
         return None
     if match[0].isdigit():
         if place.in_a_word(match.end()) or place.word is Kind.ACCOUNT:
@@ -179,17 +188,19 @@ def _landline(place: Place, match: re.Match[str]) -> Found | None:
 
 def _american(place: Place, match: re.Match[str]) -> Found | None:
     """Three, three, four. With spaces alone, as one run, or in an area that begins with 1, it takes a word for it."""
-    if not place.plus and (not place.loose or place.word is Kind.ACCOUNT or place.is_quantity(match.end())):
+    if not place.plus and (not place.loose or place.registration_number or place.word is Kind.ACCOUNT):
+        return None
+    if not place.plus and place.is_quantity(match.end()):
         return None
     if match[1] == "1" and match[0].isdigit():  # a Korean mobile number whose 0 is lost, if it is any
         return None
-    marked = place.plus or (match[1] != "1" and any(sign in match[0] for sign in "-.)"))
+    marked = place.plus or (match[1] != "1" and "/" not in match[0] and any(sign in match[0] for sign in "-.)"))
     return _phone(match) if marked or place.word is Kind.PHONE else None
 
 
 def _named_phone(place: Place, match: re.Match[str]) -> Found | None:
     """Another number with a trunk prefix, such as a British one, or a mobile number whose 0 a spreadsheet ate."""
-    if not place.loose or place.is_quantity(match.end()) or _DAY_FIRST.match(match[0]):
+    if not place.loose or place.in_a_time or place.is_quantity(match.end()) or _DAY_FIRST.match(match[0]):
         return None
     digits = _digits(match[0])
     return _found(Kind.PHONE, match, digits if digits.startswith("0") else f"0{digits}")
@@ -258,6 +269,9 @@ _MOMENT = re.compile(
     "(?:19[5-9]|20[0-4])[0-9](?:(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])|[-. /]{1,2}[01]?[0-9][-. /]{1,2}[0-3]?[0-9])(?!-)"
 )
 
+_YEAR_FIRST = re.compile("(?:19[5-9]|20[0-4])[0-9]-")
+_YEARS = re.compile("(?:(?:19[5-9]|20[0-4])[0-9][-. ]{0,3})+")
+
 
 def _card(place: Place, match: re.Match[str]) -> Found | None:
     digits = _digits(match[0])
@@ -271,8 +285,11 @@ def _card(place: Place, match: re.Match[str]) -> Found | None:
     if match[0].isdigit():
         short = len(digits) == 14 and place.word is not Kind.CARD
         return None if short or place.in_a_word(match.end()) or place.is_quantity(match.end()) else _found(Kind.CARD, match)
-    round_numbers = all(part.endswith("00") for part in re.findall("[0-9]+", match[0]))
-    return None if round_numbers else _found(Kind.CARD, match)
+    return None if _is_round(match[0]) else _found(Kind.CARD, match)
+
+
+def _is_round(numbers: str) -> bool:
+    return all(number.endswith("00") for number in _SEPARATORS.split(numbers))
 
 
 _DOUBLED = dict(zip("0123456789", (0, 2, 4, 6, 8, 1, 3, 5, 7, 9), strict=True))  # with its two digits added up
@@ -283,10 +300,12 @@ def _luhn(digits: str) -> bool:
 
 
 def _account(place: Place, match: re.Match[str]) -> Found | None:
-    """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount."""
+    """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount, no list of years."""
     named = place.is_bank(match.end()) and place.loose and not place.is_quantity(match.end())
     fitting = (10 if not match[0].isdigit() else 9) <= len(_digits(match[0])) <= 16 and not _MOMENT.match(match[0])
-    return _found(Kind.ACCOUNT, match) if named and fitting else None
+    if not (named and fitting) or (_YEAR_FIRST.match(match[0]) and place.is_bank_alone(match.end())):
+        return None
+    return None if _YEARS.fullmatch(match[0]) or (" " in match[0] and _is_round(match[0])) else _found(Kind.ACCOUNT, match)
 
 
 # --- by the digit that a number begins with
@@ -301,7 +320,7 @@ _ABROAD = _rule(
     rf"(?:00(?:[1-9]|7[0-9]{{2}})?{GAP})?82{GAP}0?{GAP}((?:1[016789]|{_AREA}){GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}){_END}",
     _korean_abroad,
 )
-_AMERICAN = _rule(rf"(?:1[-. ]{{0,2}}\(?)?([1-9])[0-9]{{2}}\)?[-. ]{{0,2}}[0-9]{{3}}[-. ]{{0,2}}[0-9]{{4}}{_LAST}", _american)
+_AMERICAN = _rule(rf"(?:1[-. ]{{0,2}}\(?)?([1-9])[0-9]{{2}}\)?[-. /]{{0,2}}[0-9]{{3}}[-. ]{{0,2}}[0-9]{{4}}{_LAST}", _american)
 _FOREIGN = _rule(rf"(?<=\+)[1-9](?:[-. ()]{{0,3}}[0-9]){{7,14}}{_END}", _foreign)
 _REGISTRATION = _rule(rf"([0-9]{{6}}){GAP}([0-9]{{7}}){_LAST}", _registration)
 _ACCOUNT = _rule(
@@ -329,10 +348,13 @@ _BY_FIRST_DIGIT = {
 }
 _BY_WORD: dict[Kind | None, list[Rule]] = {
     Kind.PHONE: [
-        _rule(rf"0[0-9](?:[-. ()]{{0,2}}[0-9]){{7,9}}{_LAST}", _named_phone),
+        _rule(rf"0[1-9](?:[-. ()]{{0,2}}[0-9]){{7,9}}{_LAST}", _named_phone),
         _rule(rf"1[016789]{GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}{_LAST}", _named_phone),
     ],
-    Kind.SSN: [_rule(rf"[0-9]{{3}}[- ]?[0-9]{{2}}[- ]?[0-9]{{4}}{_LAST}", _social_security)],
+    Kind.SSN: [
+        _rule(rf"[0-9]{{3}}[- ]?[0-9]{{2}}[- ]?[0-9]{{4}}{_LAST}", _social_security),
+        _rule(rf"([0-9]{{6}}) ?~ ?([0-9]{{7}}){_LAST}", _registration),
+    ],
     Kind.PASSPORT: [_rule(rf"[0-9]{{9}}{_LAST}", _passport_of_digits)],
 }
 _WITH_PLUS = [_ABROAD, _AMERICAN, _FOREIGN]

@@ -53,6 +53,7 @@ _WORDS_OF = {
     Kind.CARD: "카드 card visa mastercard amex",
     Kind.ACCOUNT: "계좌 통장 입금 송금 이체 예금 은행 뱅크 농협 수협 신협 새마을금고 우체국 account acct bank deposit wire a/c",
 }
+_NO_INSURER = "(?! ?(?:생명|손해|손보|화재|보험|공제|연합회))"  # behind a bank's name: 농협생명
 _KIND_OF = {word.replace("_", ""): kind for kind, words in _WORDS_OF.items() for word in words.split()}
 
 
@@ -61,7 +62,8 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     branches = []
     for word in words:
         first, rest = word[0], re.escape(word[1:]).replace("_", " ?")
-        branches.append(rf"{first}(?<![a-z]{first}){rest}(?![a-z])" if word.isascii() else first + rest)
+        no_insurer = _NO_INSURER if _KIND_OF[word.replace("_", "")] is Kind.ACCOUNT else ""
+        branches.append(rf"{first}(?<![a-z]{first}){rest}(?![a-z])" if word.isascii() else first + rest + no_insurer)
     return re.compile("|".join(branches))
 
 
@@ -70,15 +72,16 @@ _LATIN_WORDS, _KOREAN_WORDS = (_any_of(word for word in _ALL_WORDS if word.isasc
 # Right before a number: that it is another one, which names no person.
 _OTHERS = (
     "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 대리점 "
-    "지점 설계사 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 특허 출원 고유 과제 발급 조회 "
-    "처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 policy contract claim order invoice tracking ticket reference case "
+    "지점 설계사 지급 결재 의안 단체 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 특허 출원 "
+    "고유 과제 발급 조회 처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 policy contract claim order invoice tracking ticket reference case "
     "serial model part item product document receipt transaction approval application shipment quote proposal booking "
-    "confirmation"
+    "confirmation group certificate file plan loan enrollment"
 ).split()
+_MEMBERS = "고객 회원 직원 사원 가입 member subscriber customer".split()
 _NUMBERS = "번호 코드 넘버 no no. number num id code #".split()
 _NAMES = (
     "imei isbn isbn-10 isbn-13 issn doi sku lot ref ref. 로트 사번 바코드 barcode 타임스탬프 timestamp epoch 버전 version "
-    "build uuid"
+    "build uuid 증번 청약서 계약서 심의필 확인필 loan"
 ).split()
 _PARTICLES = "은 는 이 가 의 을 를 인 is was".split()
 
@@ -87,21 +90,32 @@ def _one_of(words: list[str]) -> str:
     return "|".join(map(re.escape, words))
 
 
+# 한빛증권 is a company.
 _OTHER_NUMBER = re.compile(
-    rf"(?:(?:{_one_of(_OTHERS)}|(?P<member>고객|회원|직원|사원)) ?(?:{_one_of(_NUMBERS)})|(?<![가-힣])제|{_one_of(_NAMES)})"
-    rf"(?: ?(?:{_one_of(_PARTICLES)}))?[ :=#(\"'\[]{{0,3}}\Z"
+    rf"(?:(?:{_one_of(_OTHERS)}|(?P<registered>등록)|(?P<member>{_one_of(_MEMBERS)})) ?(?:{_one_of(_NUMBERS)})"
+    rf"|(?<![가-힣])(?:제|(?:보험 ?)?증권)|{_one_of(_NAMES)})(?: ?(?:{_one_of(_PARTICLES)}))?[ :=#(\"'\[]{{0,3}}\Z"
 )
 _SIGNS = " :=#(\"'["
-_OTHER_ENDS = frozenset(word[-1] for word in (*_NUMBERS, *_NAMES, *_PARTICLES, "제"))  # told apart faster than by the pattern
-_BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC"  # as they are called for short
+# Told apart faster than by the pattern.
+_OTHER_ENDS = frozenset(word[-1] for word in (*_NUMBERS, *_NAMES, *_PARTICLES, "제", "증권"))
+_BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC제일|SC"  # as they are called for short
 _BANK_BEFORE = re.compile(rf"(?<![가-힣A-Za-z])(?:{_BANKS})[ :]{{0,2}}\Z")
+_ACCOUNT_BEHIND = re.compile("[ (,]{0,3}(?:계좌|통장|예금주|(?:으?로|에) ?(?:입금|송금|이체|환급))")
+# Without brackets those that are no word of their own and no unit, and no card or insurer of that name.
 _BANK_BEHIND = re.compile(
-    "[ (,]{0,3}(?:[가-힣A-Za-z]{0,6}(?:은행|뱅크|금고|농협|수협|신협|우체국)|계좌|통장|예금주"
-    rf"|(?:으?로|에) ?(?:입금|송금|이체|환급))| ?\((?:{_BANKS})[ ,)]"
+    rf"{_ACCOUNT_BEHIND.pattern}|[ (,]{{0,3}}[가-힣A-Za-z]{{0,6}}(?:은행|뱅크|금고|농협|수협|신협|우체국){_NO_INSURER}"
+    rf"| ?\((?:{_BANKS})[ ,)]| (?:신한|카뱅|씨티|NH|IBK|SC제일)(?![가-힣A-Za-z])(?! ?(?:카드|라이프|금융|증권)){_NO_INSURER}"
 )
-# 원래, 명의 and 건강 are no units.
+_ACCOUNT_BEFORE = re.compile("계좌|통장|입금|송금|이체|예금|환급|account|acct|a/c|deposit|wire", re.IGNORECASE)
+# 원래, 명의, 건강 and 점포 are no units.
 _AMOUNT_BEHIND = re.compile(
-    " ?(?:[만천]? ?원(?![래본하장])|억|달러|유로|%|퍼센트|KRW|USD|won(?![a-z])|dollars)|건(?!강)|명(?!의)|ms(?![a-z])"
+    " ?(?:[만천]? ?원(?![래본하장])|억|달러|유로|%|퍼센트|KRW|USD|won(?![a-z])|dollars)"
+    "|건(?!강)|명(?!의)|점(?![포장주])|ms(?![a-z])"
+)
+_AMOUNT_BEFORE = re.compile(
+    "(?:액|한도|원금|이자|수수료|보험[료금]|환급금|합계|누계|fees?|amount|balance|limit|total)"
+    "(?: ?(?:은|는|이|가|is|was|of))?[ :=]{0,3}\\Z",
+    re.IGNORECASE,
 )
 _MONEY_BEFORE = re.compile(r"(?:[₩$€£¥]|KRW|USD|EUR) ?\Z")
 _PHONE_LETTERS = re.compile(r"(?:tel|t|fax|f|hp|h\.p|p|ph|phone|m|mobile|c|cell)[-.]?", re.IGNORECASE)
@@ -147,7 +161,12 @@ class Place:
     @property
     def other_number(self) -> bool:
         """Whether the words right before it say that it is a policy's, an order's, a product's number."""
-        return self._named_otherwise is not None
+        return self._named_otherwise is not None and self._named_otherwise["registered"] is None
+
+    @property
+    def registration_number(self) -> bool:
+        """Whether they say that it is somebody's or something's registration number: no phone."""
+        return self._named_otherwise is not None and self._named_otherwise["registered"] is not None
 
     @property
     def member_number(self) -> bool:
@@ -166,6 +185,11 @@ class Place:
         return self.start - 2 >= self.floor and self.text[self.start - 1] in ".," and self.text[self.start - 2].isdigit()
 
     @property
+    def in_a_time(self) -> bool:
+        """Whether it stands behind the colon of a time: the 05 of 9:05."""
+        return self.start - 2 >= self.floor and self.text[self.start - 1] == ":" and self.text[self.start - 2].isdigit()
+
+    @property
     def plus(self) -> bool:
         """Whether a plus of its own stands before it: not that of `a+82`."""
         at = self.start - 1
@@ -177,9 +201,16 @@ class Place:
             return True
         return _BANK_BEFORE.search(self._before(self.start)) is not None
 
+    def is_bank_alone(self, end: int) -> bool:
+        """Whether a bank is named, if at all, and no account: what begins with a year is a document's number then."""
+        return not (_ACCOUNT_BEHIND.match(self.text, end) or _ACCOUNT_BEFORE.search(self._before(self.start)))
+
     def is_quantity(self, end: int) -> bool:
         """Whether the digits up to `end` are money or a count."""
-        return bool(_AMOUNT_BEHIND.match(self.text, end) or _MONEY_BEFORE.search(self._before(self.start)))
+        if _AMOUNT_BEHIND.match(self.text, end):
+            return True
+        before = self._before(self.start)
+        return bool(_MONEY_BEFORE.search(before) or ("-" not in self.text[self.start : end] and _AMOUNT_BEFORE.search(before)))
 
     def in_a_word(self, end: int) -> bool:
         """Whether letters hang on the digits up to `end`, as in a hash; `tel` and the like are none."""
