@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from evalvault_pipeline.cases.model import EvalCase, PiiReport, RowProblem
 from evalvault_pipeline.cases.pii import LABEL, find_pii, find_together, introduced_by
+from evalvault_pipeline.cases.pii_rules import is_sure_registration
 from evalvault_pipeline.cases.pii_words import Found, Kind, Place
 
 Policy = Literal["redact", "block", "off"]
@@ -135,6 +136,8 @@ class _Labels:
 
 def _is_sure(text: str, one: Found) -> bool:
     """Whether it is no mere number: ids are often counters and times."""
+    if one.kind is Kind.SSN and is_sure_registration(one.key):
+        return True
     return not text.isdigit() or one.key.startswith("01")
 
 
