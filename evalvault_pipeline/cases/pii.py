@@ -96,7 +96,7 @@ def _search(folded: str, known: Known | None = None) -> list[Found]:
     folded = _without_labels(folded)
     found = list(_emails(folded, known or {})) if "@" in folded else []
     folded = _barred(folded, found) if found else folded
-    if papers := list(_papers(folded, known or {})):
+    if papers := [one for match in _PAPER.finditer(folded) if (one := _paper(folded, match, known or {}))]:
         folded = _barred(folded, papers)
         found += papers
     if known and (numbers := list(_known_numbers(folded, known))):
@@ -173,12 +173,10 @@ def _is_address(local: str, domain: str, before: str) -> bool:
     return named and not domain.lower().startswith("www.")
 
 
-def _papers(text: str, known: Known) -> Iterator[Found]:
-    for match in _PAPER.finditer(text):
-        if same := known.get(paper_key(match)):
-            yield Found(same[0], match.start(), match.end(), same[1])
-        elif one := paper_at(Place(text, match.start()), match):
-            yield one
+def _paper(text: str, match: re.Match[str], known: Known) -> Found | None:
+    if known and (same := known.get(paper_key(match))):
+        return Found(same[0], match.start(), match.end(), same[1])
+    return paper_at(Place(text, match.start()), match)
 
 
 def _known_numbers(text: str, known: Known) -> Iterator[Found]:

@@ -22,9 +22,12 @@ _LAST = rf"{_END}(?!-[0-9{BAR}])"  # no part of a longer number
 
 def number_at(place: Place) -> Found | None:
     """The number that begins at a place, of digits alone; the first rule that knows it says what it is."""
-    found = _first(place, _WITH_PLUS if place.plus else _BY_FIRST_DIGIT[place.text[place.start]])
-    if found is None and not place.plus and place.word in _BY_WORD:
-        found = _first(place, _BY_WORD[place.word])
+    if place.plus:
+        found = _first(place, _WITH_PLUS)
+    else:
+        found = _first(place, _BY_FIRST_DIGIT[place.text[place.start]])
+        if found is None and place.word in _BY_WORD:
+            found = _first(place, _BY_WORD[place.word])
     return found and with_opening(found, place)
 
 
@@ -39,6 +42,8 @@ def _first(place: Place, rules: Sequence[Rule]) -> Found | None:
 def with_opening(found: Found, place: Place) -> Found:
     """With the plus and the bracket that belong to it: `(02) 123-4567`."""
     text, start = place.text, found.start
+    if not start or text[start - 1] not in "+(":
+        return found
     if place.plus:
         start -= 1
     if start > place.floor and text[start - 1] == "(" and ")" in text[start : found.end]:
@@ -46,11 +51,11 @@ def with_opening(found: Found, place: Place) -> Found:
     return found if start == found.start else Found(found.kind, start, found.end, found.key)
 
 
-_SEPARATORS = re.compile("[^0-9]+")
+_NO_DIGITS = {code: None for code in range(128) if not chr(code).isdigit()}
 
 
 def _digits(text: str) -> str:
-    return _SEPARATORS.sub("", text)
+    return text.translate(_NO_DIGITS)
 
 
 def _found(kind: Kind, match: re.Match[str], key: str = "") -> Found:
@@ -289,7 +294,7 @@ def _card(place: Place, match: re.Match[str]) -> Found | None:
 
 
 def _is_round(numbers: str) -> bool:
-    return all(number.endswith("00") for number in _SEPARATORS.split(numbers))
+    return all(number.endswith("00") for number in re.findall("[0-9]+", numbers))
 
 
 _DOUBLED = dict(zip("0123456789", (0, 2, 4, 6, 8, 1, 3, 5, 7, 9), strict=True))  # with its two digits added up

@@ -6,7 +6,6 @@ Rules that ask for them stand in `pii_rules.py`. The text is a folded one (`pii.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -53,22 +52,25 @@ _WORDS_OF = {
     Kind.CARD: "카드 card visa mastercard amex",
     Kind.ACCOUNT: "계좌 통장 입금 송금 이체 예금 은행 뱅크 농협 수협 신협 새마을금고 우체국 account acct bank deposit wire a/c",
 }
-_NO_INSURER = "(?! ?(?:생명|손해|손보|화재|보험|공제|연합회))"  # behind a bank's name: 농협생명
-_KIND_OF = {word.replace("_", ""): kind for kind, words in _WORDS_OF.items() for word in words.split()}
+_BANK_NAMES = "은행 뱅크 금고 새마을금고 농협 수협 신협 우체국".split()
+_INSURERS = "생명 손해 손보 화재 보험 공제 연합회".split()  # behind a bank's name: 농협생명 is none
+_NO_INSURER = f"(?! ?(?:{'|'.join(_INSURERS)}))"
+_KIND_OF = {word.replace("_", "")[::-1]: kind for kind, words in _WORDS_OF.items() for word in words.split()}
 
 
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """A pattern of which every branch begins with a letter: it is skipped where none of these letters stands."""
-    branches = []
-    for word in words:
-        first, rest = word[0], re.escape(word[1:]).replace("_", " ?")
-        no_insurer = _NO_INSURER if _KIND_OF[word.replace("_", "")] is Kind.ACCOUNT else ""
-        branches.append(rf"{first}(?<![a-z]{first}){rest}(?![a-z])" if word.isascii() else first + rest + no_insurer)
-    return re.compile("|".join(branches))
+# What stands before a number is read backwards: the nearest word comes first, and what is right before it is anchored.
+def _backwards(word: str) -> str:
+    """A pattern that begins with a letter: it is skipped where none of the first letters stands."""
+    first, *rest = word[::-1]
+    spelt = first + "".join(map(re.escape, rest)).replace("_", " ?")
+    if word.isascii():
+        return rf"{first}(?<![a-z]{first}){spelt[1:]}(?![a-z])"
+    if word not in _BANK_NAMES:
+        return spelt
+    return first + "".join(f"(?<!{insurer[::-1]}{gap}{first})" for insurer in _INSURERS for gap in ("", " ")) + spelt[1:]
 
 
-_ALL_WORDS = [word for words in _WORDS_OF.values() for word in words.split()]
-_LATIN_WORDS, _KOREAN_WORDS = (_any_of(word for word in _ALL_WORDS if word.isascii() is latin) for latin in (True, False))
+_WORDS = re.compile("|".join(_backwards(word) for words in _WORDS_OF.values() for word in words.split()))
 # Right before a number: that it is another one, which names no person.
 _OTHERS = (
     "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 대리점 "
@@ -88,23 +90,21 @@ _PARTICLES = "은 는 이 가 의 을 를 인 is was".split()
 
 
 def _one_of(words: list[str]) -> str:
-    return "|".join(map(re.escape, words))
+    return "|".join(re.escape(word[::-1]) for word in words)
 
 
 # 한빛증권 is a company.
 _OTHER_NUMBER = re.compile(
-    rf"(?:(?:{_one_of(_OTHERS)}|(?P<registered>등록)|(?P<member>{_one_of(_MEMBERS)})) ?(?:{_one_of(_NUMBERS)})"
-    rf"|(?<![가-힣])(?:제|(?:보험 ?)?증권)|{_one_of(_NAMES)})(?: ?(?:{_one_of(_PARTICLES)}))?[ :=#(\"'\[]{{0,3}}\Z"
+    rf"[ :=#(\"'\[]{{0,3}}(?:(?:{_one_of(_PARTICLES)}) ?)?(?:(?:{_one_of(_NUMBERS)}) ?"
+    rf"(?:{_one_of(_OTHERS)}|(?P<registered>록등)|(?P<member>{_one_of(_MEMBERS)}))"
+    rf"|(?:제|권증(?: ?험보)?)(?![가-힣])|{_one_of(_NAMES)})"
 )
-_SIGNS = " :=#(\"'["
-# Told apart faster than by the pattern.
-_OTHER_ENDS = frozenset(word[-1] for word in (*_NUMBERS, *_NAMES, *_PARTICLES, "제", "증권"))
 _BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC제일|SC"  # as they are called for short
 _BANK_BEFORE = re.compile(rf"(?<![가-힣A-Za-z])(?:{_BANKS})[ :]{{0,2}}\Z")
 _ACCOUNT_BEHIND = re.compile("[ (,]{0,3}(?:계좌|통장|예금주|(?:으?로|에) ?(?:입금|송금|이체|환급))")
 # Without brackets those that are no word of their own and no unit, and no card or insurer of that name.
 _BANK_BEHIND = re.compile(
-    rf"{_ACCOUNT_BEHIND.pattern}|[ (,]{{0,3}}[가-힣A-Za-z]{{0,6}}(?:은행|뱅크|금고|농협|수협|신협|우체국){_NO_INSURER}"
+    rf"{_ACCOUNT_BEHIND.pattern}|[ (,]{{0,3}}[가-힣A-Za-z]{{0,6}}(?:{'|'.join(_BANK_NAMES)}){_NO_INSURER}"
     rf"| ?\((?:{_BANKS})[ ,)]| (?:신한|카뱅|씨티|NH|IBK|SC제일)(?![가-힣A-Za-z])(?! ?(?:카드|라이프|금융|증권)){_NO_INSURER}"
 )
 _ACCOUNT_BEFORE = re.compile("계좌|통장|입금|송금|이체|예금|환급|account|acct|a/c|deposit|wire", re.IGNORECASE)
@@ -144,9 +144,8 @@ class Place:
     def word(self) -> Kind | None:
         """What the nearest word before it says that it is."""
         if self._word == "unread":
-            before = self._before(self.start).lower()
-            found = [*_LATIN_WORDS.finditer(before), *_KOREAN_WORDS.finditer(before)]
-            self._word = _KIND_OF[max(found, key=re.Match.end)[0].replace(" ", "")] if found else None
+            found = _WORDS.search(self._before(self.start)[::-1].lower())
+            self._word = _KIND_OF[found[0].replace(" ", "")] if found else None
         return self._word
 
     @property
@@ -221,9 +220,7 @@ class Place:
     @property
     def _named_otherwise(self) -> re.Match[str] | None:
         if self._other == "unread":
-            before = self._before(self.start - len(self.glued)).lower()
-            may_be = before.rstrip(_SIGNS)[-1:] in _OTHER_ENDS or "#" in before[-4:]
-            self._other = _OTHER_NUMBER.search(before) if may_be else None
+            self._other = _OTHER_NUMBER.match(self._before(self.start - len(self.glued))[::-1].lower())
         return self._other
 
     def _before(self, end: int) -> str:
