@@ -18,21 +18,23 @@ from evalvault_pipeline.cases.pii_rules import number_at, paper_at, paper_key, s
 from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
 
 # What is read as what, one character for one: other digits and full-width signs, every dash, space and middle dot.
-_FOLDED: dict[str, str] = {
-    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
-    **{
-        chr(zero + digit): str(digit)
-        for zero in (0x660, 0x6F0, 0x966, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6)
-        for digit in range(10)
-    },
-    **dict.fromkeys("\u02d7\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2500\u30fc\u3161\ufe58\ufe63", "-"),
-    **dict.fromkeys("\xa0\xad\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
-    **dict.fromkeys("\u200b\u200c\u200d\u202f\u205f\u2060\u3000\ufeff", " "),
-    **dict.fromkeys("\xb7\u2022\u2024\u2027\u2219\u22c5\u3002\u30fb\u318d\uff61\uff65", "."),
-    "\ufe6b": "@",
-}
+_FOLDED = str.maketrans(
+    {
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+        **{
+            chr(zero + digit): str(digit)
+            for zero in (0x660, 0x6F0, 0x966, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6)
+            for digit in range(10)
+        },
+        **dict.fromkeys("\u02d7\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2500\u30fc\u3161\ufe58\ufe63", "-"),
+        **dict.fromkeys("\xa0\xad\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
+        **dict.fromkeys("\u200b\u200c\u200d\u202f\u205f\u2060\u3000\ufeff", " "),
+        **dict.fromkeys("\xb7\u2022\u2024\u2027\u2219\u22c5\u3002\u30fb\u318d\uff61\uff65", "."),
+        "\ufe6b": "@",
+    }
+)
 # A circled digit alone is the mark of a list; several in a row are a number.
-_CIRCLED = {"\u24ea": "0", **{chr(0x2460 + digit): str(digit + 1) for digit in range(9)}}
+_CIRCLED = str.maketrans("\u24ea\u2460\u2461\u2462\u2463\u2464\u2465\u2466\u2467\u2468", "0123456789")
 # All of these are in it, and little else: ranges are looked for ten times as fast as 200 characters one by one.
 _FOLDABLE = re.compile(
     "[\xa0\xad\xb7\u02d7\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u1680\u2000-\u2060\u2212-\u22c5\u2460-\u24ea\u2500\u3000-\u3002\u30fb\u30fc\u3161"
@@ -126,8 +128,8 @@ def _folded(text: str) -> str:
 
 
 def _fold(signs: re.Match[str]) -> str:
-    circled = len(signs[0]) > 1 and all(sign in _CIRCLED for sign in signs[0])
-    return "".join((_CIRCLED if circled else _FOLDED).get(sign, sign) for sign in signs[0])
+    circled = len(signs[0]) > 1 and signs[0].translate(_CIRCLED).isascii()
+    return signs[0].translate(_CIRCLED if circled else _FOLDED)
 
 
 def _barred(text: str, found: Iterable[Found]) -> str:
@@ -142,7 +144,9 @@ def _emails(text: str, known: Known) -> Iterator[Found]:
     floor, at = 0, text.find("@")
     while at >= 0:
         before = text[floor:at].removesuffix(" ")
-        local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-") or _NO_HANGUL.split(text[max(floor, at - 10) : at])[-1]
+        local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-")
+        if not local and not text[at - 1 : at].isascii():
+            local = _NO_HANGUL.split(before[-10:])[-1]
         start = floor + len(before) - len(local)
         floor = at + 1
         domain = _DOMAIN.match(text, floor) if local and local != "git" else None
@@ -200,18 +204,20 @@ def _known_numbers(text: str, known: Known) -> Iterator[Found]:
 def _numbers(text: str) -> Iterator[Found]:
     floor = 0
     for stretch in _STRETCH.finditer(text):
-        position, end = stretch.span()
-        first, near_a_bank = Place(text, position, floor=floor), None
-        while position < end:
+        end, near_a_bank = stretch.end(), None
+        first = place = Place(text, stretch.start(), floor=floor)
+        while True:
+            one = number_at(place)
+            if one:
+                floor = one.end
+                yield one
+            position = one.end if one else place.start + 1
+            if end - position < 9:
+                break
             start = shape_after(text, position, end)
             if start != position:  # an account's shape is nearly any: it is looked for beside words for it only
                 near_a_bank = first.is_bank(end) if near_a_bank is None else near_a_bank
                 start = shape_after(text, position, end, accounts=True) if near_a_bank else start
             if start is None:
                 break
-            place = first if start == first.start else Place(text, start, floor=floor, opening=first.start)
-            one = number_at(place)
-            position = one.end if one else start + 1
-            if one:
-                floor = one.end
-                yield one
+            place = Place(text, start, floor=floor, opening=first.start)

@@ -245,8 +245,13 @@ def _passport_of_digits(place: Place, match: re.Match[str]) -> Found | None:
     return _found(Kind.PASSPORT, match) if place.loose else None
 
 
+_PAPER_BEHIND = re.compile(
+    rf"[^{BAR}]*?(?:(?P<{Kind.PASSPORT}>여권|passport)|(?P<{Kind.DRIVER_LICENSE}>면허|licen))", re.IGNORECASE
+)
+
+
 def paper_key(match: re.Match[str]) -> str:
-    return re.sub("[ -]", "", match[0]).upper()
+    return match[0].replace(" ", "").replace("-", "").upper()
 
 
 def paper_at(place: Place, match: re.Match[str]) -> Found | None:
@@ -259,9 +264,9 @@ def paper_at(place: Place, match: re.Match[str]) -> Found | None:
         return None
     if text[4].isalpha() and text[0] in "DGMORS" and match[0].isupper():
         return _found(Kind.PASSPORT, match, text)
-    behind = place.text[match.end() : match.end() + 12].partition(BAR)[0].lower()
-    for kind, words in ((Kind.PASSPORT, ("여권", "passport")), (Kind.DRIVER_LICENSE, ("면허", "licen"))):
-        if place.word is kind or any(word in behind for word in words):
+    behind = _PAPER_BEHIND.match(place.text, match.end(), match.end() + 12)
+    for kind in (Kind.PASSPORT, Kind.DRIVER_LICENSE):
+        if place.word is kind or (behind and behind[kind]):
             return _found(kind, match, text)
     return None
 

@@ -61,13 +61,12 @@ _KIND_OF = {word.replace("_", "")[::-1]: kind for kind, words in _WORDS_OF.items
 # What stands before a number is read backwards: the nearest word comes first, and what is right before it is anchored.
 def _backwards(word: str) -> str:
     """A pattern that begins with a letter: it is skipped where none of the first letters stands."""
-    first, *rest = word[::-1]
-    spelt = first + "".join(map(re.escape, rest)).replace("_", " ?")
+    first, rest = word[-1], re.escape(word[-2::-1]).replace("_", " ?")
     if word.isascii():
-        return rf"{first}(?<![a-z]{first}){spelt[1:]}(?![a-z])"
+        return rf"{first}(?<![a-z]{first}){rest}(?![a-z])"
     if word not in _BANK_NAMES:
-        return spelt
-    return first + "".join(f"(?<!{insurer[::-1]}{gap}{first})" for insurer in _INSURERS for gap in ("", " ")) + spelt[1:]
+        return first + rest
+    return first + "".join(f"(?<!{insurer[::-1]}{gap}{first})" for insurer in _INSURERS for gap in ("", " ")) + rest
 
 
 _WORDS = re.compile("|".join(_backwards(word) for words in _WORDS_OF.values() for word in words.split()))
@@ -130,7 +129,7 @@ class Place:
     `opening` is where its stretch of digits and separators begins, in which there are no words.
     """
 
-    __slots__ = ("_glued", "_opening", "_other", "_word", "floor", "start", "text")
+    __slots__ = ("_glued", "_kept", "_opening", "_other", "_word", "floor", "start", "text")
 
     def __init__(self, text: str, start: int, *, floor: int = 0, opening: int | None = None) -> None:
         self.text, self.start, self.floor = text, start, floor
@@ -139,12 +138,13 @@ class Place:
         self._word: Kind | Literal["unread"] | None = "unread"
         self._other: re.Match[str] | Literal["unread"] | None = "unread"
         self._glued: str | None = None
+        self._kept: str | None = None
 
     @property
     def word(self) -> Kind | None:
         """What the nearest word before it says that it is."""
         if self._word == "unread":
-            found = _WORDS.search(self._before(self.start)[::-1].lower())
+            found = _WORDS.search(self._near[::-1].lower())
             self._word = _KIND_OF[found[0].replace(" ", "")] if found else None
         return self._word
 
@@ -199,17 +199,17 @@ class Place:
         """Whether a word for an account stands before it, a bank's short name right before it, or either right behind `end`."""
         if self.word is Kind.ACCOUNT or _BANK_BEHIND.match(self.text, end):
             return True
-        return _BANK_BEFORE.search(self._before(self.start)) is not None
+        return _BANK_BEFORE.search(self._near) is not None
 
     def is_bank_alone(self, end: int) -> bool:
         """Whether a bank is named, if at all, and no account: what begins with a year is a document's number then."""
-        return not (_ACCOUNT_BEHIND.match(self.text, end) or _ACCOUNT_BEFORE.search(self._before(self.start)))
+        return not (_ACCOUNT_BEHIND.match(self.text, end) or _ACCOUNT_BEFORE.search(self._near))
 
     def is_quantity(self, end: int) -> bool:
         """Whether the digits up to `end` are money or a count."""
         if _AMOUNT_BEHIND.match(self.text, end):
             return True
-        before = self._before(self.start)
+        before = self._near
         return bool(_MONEY_BEFORE.search(before) or ("-" not in self.text[self.start : end] and _AMOUNT_BEFORE.search(before)))
 
     def in_a_word(self, end: int) -> bool:
@@ -220,8 +220,15 @@ class Place:
     @property
     def _named_otherwise(self) -> re.Match[str] | None:
         if self._other == "unread":
-            self._other = _OTHER_NUMBER.match(self._before(self.start - len(self.glued))[::-1].lower())
+            before = self._before(self.start - len(self.glued)) if self.glued else self._near
+            self._other = _OTHER_NUMBER.match(before[::-1].lower())
         return self._other
+
+    @property
+    def _near(self) -> str:
+        if self._kept is None:
+            self._kept = self._before(self.start)
+        return self._kept
 
     def _before(self, end: int) -> str:
         """What stands before `end`, as far as words are looked for."""
