@@ -59,7 +59,7 @@ _KIND_OF = {word.replace("_", "")[::-1]: kind for kind, words in _WORDS_OF.items
 
 
 # What stands before a number is read backwards: the nearest word comes first, and what is right before it is anchored.
-def _backwards(word: str) -> str:
+def _branch(word: str) -> str:
     """A pattern that begins with a letter: it is skipped where none of the first letters stands."""
     first, rest = word[-1], re.escape(word[-2::-1]).replace("_", " ?")
     if word.isascii():
@@ -69,7 +69,7 @@ def _backwards(word: str) -> str:
     return first + "".join(f"(?<!{insurer[::-1]}{gap}{first})" for insurer in _INSURERS for gap in ("", " ")) + rest
 
 
-_WORDS = re.compile("|".join(_backwards(word) for words in _WORDS_OF.values() for word in words.split()))
+_WORDS = re.compile("|".join(_branch(word) for words in _WORDS_OF.values() for word in words.split()))
 # Right before a number: that it is another one, which names no person.
 _OTHERS = (
     "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 대리점 "
@@ -99,25 +99,22 @@ _OTHER_NUMBER = re.compile(
     rf"|(?:제|권증(?: ?험보)?)(?![가-힣])|{_one_of(_NAMES)})"
 )
 _BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC제일|SC"  # as they are called for short
-_BANK_BEFORE = re.compile(rf"(?<![가-힣A-Za-z])(?:{_BANKS})[ :]{{0,2}}\Z")
+_BANK_BEFORE = re.compile(rf"[ :]{{0,2}}(?:{_one_of(_BANKS.split('|'))})(?![가-힣A-Za-z])")
 _ACCOUNT_BEHIND = re.compile("[ (,]{0,3}(?:계좌|통장|예금주|(?:으?로|에) ?(?:입금|송금|이체|환급))")
 # Without brackets those that are no word of their own and no unit, and no card or insurer of that name.
 _BANK_BEHIND = re.compile(
     rf"{_ACCOUNT_BEHIND.pattern}|[ (,]{{0,3}}[가-힣A-Za-z]{{0,6}}(?:{'|'.join(_BANK_NAMES)}){_NO_INSURER}"
     rf"| ?\((?:{_BANKS})[ ,)]| (?:신한|카뱅|씨티|NH|IBK|SC제일)(?![가-힣A-Za-z])(?! ?(?:카드|라이프|금융|증권)){_NO_INSURER}"
 )
-_ACCOUNT_BEFORE = re.compile("계좌|통장|입금|송금|이체|예금|환급|account|acct|a/c|deposit|wire", re.IGNORECASE)
+_ACCOUNT_BEFORE = re.compile(_one_of("계좌 통장 입금 송금 이체 예금 환급 account acct a/c deposit wire".split()), re.IGNORECASE)
 # 원래, 명의, 건강 and 점포 are no units.
 _AMOUNT_BEHIND = re.compile(
     " ?(?:[만천]? ?원(?![래본하장])|억|달러|유로|%|퍼센트|KRW|USD|won(?![a-z])|dollars)"
     "|건(?!강)|명(?!의)|점(?![포장주])|ms(?![a-z])"
 )
-_AMOUNT_BEFORE = re.compile(
-    "(?:액|한도|원금|이자|수수료|보험[료금]|환급금|합계|누계|fees?|amount|balance|limit|total)"
-    "(?: ?(?:은|는|이|가|is|was|of))?[ :=]{0,3}\\Z",
-    re.IGNORECASE,
-)
-_MONEY_BEFORE = re.compile(r"(?:[₩$€£¥]|KRW|USD|EUR) ?\Z")
+_AMOUNTS = "액 한도 원금 이자 수수료 보험료 보험금 환급금 합계 누계 fee fees amount balance limit total".split()
+_AMOUNT_BEFORE = re.compile(rf"[ :=]{{0,3}}(?:(?:{_one_of(_PARTICLES)}) ?)?(?:{_one_of(_AMOUNTS)})", re.IGNORECASE)
+_MONEY_BEFORE = re.compile(f" ?(?:[₩$€£¥]|{_one_of('KRW USD EUR'.split())})")
 _PHONE_LETTERS = re.compile(r"(?:tel|t|fax|f|hp|h\.p|p|ph|phone|m|mobile|c|cell)[-.]?", re.IGNORECASE)
 _TOKEN = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 _LETTERS = _TOKEN - frozenset("0123456789-")
@@ -144,7 +141,7 @@ class Place:
     def word(self) -> Kind | None:
         """What the nearest word before it says that it is."""
         if self._word == "unread":
-            found = _WORDS.search(self._near[::-1].lower())
+            found = _WORDS.search(self._near.lower())
             self._word = _KIND_OF[found[0].replace(" ", "")] if found else None
         return self._word
 
@@ -199,7 +196,7 @@ class Place:
         """Whether a word for an account stands before it, a bank's short name right before it, or either right behind `end`."""
         if self.word is Kind.ACCOUNT or _BANK_BEHIND.match(self.text, end):
             return True
-        return _BANK_BEFORE.search(self._near) is not None
+        return _BANK_BEFORE.match(self._near) is not None
 
     def is_bank_alone(self, end: int) -> bool:
         """Whether a bank is named, if at all, and no account: what begins with a year is a document's number then."""
@@ -210,7 +207,7 @@ class Place:
         if _AMOUNT_BEHIND.match(self.text, end):
             return True
         before = self._near
-        return bool(_MONEY_BEFORE.search(before) or ("-" not in self.text[self.start : end] and _AMOUNT_BEFORE.search(before)))
+        return bool(_MONEY_BEFORE.match(before) or ("-" not in self.text[self.start : end] and _AMOUNT_BEFORE.match(before)))
 
     def in_a_word(self, end: int) -> bool:
         """Whether letters hang on the digits up to `end`, as in a hash; `tel` and the like are none."""
@@ -220,19 +217,19 @@ class Place:
     @property
     def _named_otherwise(self) -> re.Match[str] | None:
         if self._other == "unread":
-            before = self._before(self.start - len(self.glued)) if self.glued else self._near
-            self._other = _OTHER_NUMBER.match(before[::-1].lower())
+            before = self._backwards(self.start - len(self.glued)) if self.glued else self._near
+            self._other = _OTHER_NUMBER.match(before.lower())
         return self._other
 
     @property
     def _near(self) -> str:
         if self._kept is None:
-            self._kept = self._before(self.start)
+            self._kept = self._backwards(self.start)
         return self._kept
 
-    def _before(self, end: int) -> str:
-        """What stands before `end`, as far as words are looked for."""
+    def _backwards(self, end: int) -> str:
+        """What stands before `end`, as far as words are looked for, the last character first."""
         if end - self._opening >= NEAR:
             return ""
         start = end - NEAR
-        return self.text[start if start > self.floor else self.floor : end].rpartition(BAR)[2]
+        return self.text[start if start > self.floor else self.floor : end].rpartition(BAR)[2][::-1]
