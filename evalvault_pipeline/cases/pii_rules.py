@@ -311,11 +311,14 @@ def _luhn(digits: str) -> bool:
 
 def _account(place: Place, match: re.Match[str]) -> Found | None:
     """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount, no list of years."""
-    named = place.is_bank(match.end()) and place.loose and not place.is_quantity(match.end())
-    fitting = (10 if not match[0].isdigit() else 9) <= len(_digits(match[0])) <= 16 and not _MOMENT.match(match[0])
-    if not (named and fitting) or (_YEAR_FIRST.match(match[0]) and place.is_bank_alone(match.end())):
+    text, end = match[0], match.end()
+    if not (9 if text.isdigit() else 10) <= len(_digits(text)) <= 16 or _MOMENT.match(text):
         return None
-    return None if _YEARS.fullmatch(match[0]) or (" " in match[0] and _is_round(match[0])) else _found(Kind.ACCOUNT, match)
+    if not (place.is_bank(end) and place.loose) or place.is_quantity(end):
+        return None
+    if _YEARS.fullmatch(text) or (" " in text and _is_round(text)) or (_YEAR_FIRST.match(text) and place.is_bank_alone(end)):
+        return None
+    return _found(Kind.ACCOUNT, match)
 
 
 # --- by the digit that a number begins with

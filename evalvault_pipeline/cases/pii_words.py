@@ -158,28 +158,33 @@ class Place:
     @property
     def other_number(self) -> bool:
         """Whether the words right before it say that it is a policy's, an order's, a product's number."""
-        return self._named_otherwise is not None and self._named_otherwise["registered"] is None
+        other = self._named_otherwise
+        return other is not None and other["registered"] is None
 
     @property
     def registration_number(self) -> bool:
         """Whether they say that it is somebody's or something's registration number: no phone."""
-        return self._named_otherwise is not None and self._named_otherwise["registered"] is not None
+        other = self._named_otherwise
+        return other is not None and other["registered"] is not None
 
     @property
     def member_number(self) -> bool:
         """Whether they say that it is a customer's number, for which a phone may be taken."""
-        return self._named_otherwise is not None and self._named_otherwise["member"] is not None
+        other = self._named_otherwise
+        return other is not None and other["member"] is not None
 
     @property
     def loose(self) -> bool:
         """Whether a number may begin here without a word for it: nothing hangs on it, no other number is named."""
-        glued = self.glued.strip("-")
-        return not (self.fraction or (glued and not _PHONE_LETTERS.fullmatch(glued)) or self.other_number)
+        if self.glued and (glued := self.glued.strip("-")) and not _PHONE_LETTERS.fullmatch(glued):
+            return False
+        return not (self.fraction or self.other_number)
 
     @property
     def fraction(self) -> bool:
         """Whether it stands behind the point or comma of a number: the 02 of 1.02."""
-        return self.start - 2 >= self.floor and self.text[self.start - 1] in ".," and self.text[self.start - 2].isdigit()
+        at = self.start - 2
+        return at >= self.floor and self.text[at + 1] in ".," and self.text[at].isdigit()
 
     @property
     def in_a_time(self) -> bool:
