@@ -52,7 +52,8 @@ _MAIL_WORD = re.compile(rf"(?:메일|주소|mail|address)[^@{BAR}]{{0,6}}\Z", re
 
 # A passport's or licence's number with letters, or an IBAN. It opens a word; to begin with a class of characters is fast.
 _PAPER = re.compile(
-    rf"[A-Za-z](?<![A-Za-z0-9{BAR}][A-Za-z])(?:[0-9]{{3}}[A-Za-z][0-9]{{4}}|[A-Za-z]?[ -]?[0-9]{{6,8}}(?!-[0-9{BAR}])"
+    rf"[A-Za-z](?=[A-Za-z]?[ -]?[0-9])(?<![A-Za-z0-9{BAR}][A-Za-z])"
+    rf"(?:[0-9]{{3}}[A-Za-z][0-9]{{4}}|[A-Za-z]?[ -]?[0-9]{{6,8}}(?!-[0-9{BAR}])"
     "|[A-Za-z][0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?)(?![A-Za-z0-9])"
 )
 

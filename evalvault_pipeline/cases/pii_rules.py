@@ -77,17 +77,16 @@ def _registration(place: Place, match: re.Match[str]) -> Found | None:
         return _found(Kind.BUSINESS_NUMBER, match)
     if rest[0] not in "12345678" or not _is_day(birth):
         return None
-    proven, named = _is_registration(birth + rest), place.word is Kind.SSN
-    glued = place.text[match.end() : match.end() + 1] != " "
-    if glued and not named and place.is_quantity(match.end()):
+    end, named = match.end(), place.word is Kind.SSN
+    if not (place.loose or (named and not place.other_number)) and not _is_registration(birth + rest):
         return None
-    if not proven and (place.other_number or not (place.loose or named)):
+    if named:
+        return _found(Kind.SSN, match)
+    if not match[0].isdigit():
+        amount = place.text[end : end + 1] != " " and place.is_quantity(end)
+        return None if amount else _found(Kind.SSN, match)
+    if place.is_bank(end) or place.in_a_word(end) or place.is_quantity(end) or not _is_likely(birth + rest):
         return None
-    if match[0].isdigit() and not named:
-        if place.is_bank(match.end()) or place.in_a_word(match.end()) or place.is_quantity(match.end()):
-            return None
-        if not _is_likely(int(birth[:2]), rest[0], proven=proven):
-            return None
     return _found(Kind.SSN, match)
 
 
@@ -96,11 +95,12 @@ def _is_day(digits: str) -> bool:
     return 1 <= month <= 12 and 1 <= day <= _DAYS[month - 1]
 
 
-def _is_likely(year: int, century: str, *, proven: bool) -> bool:
+def _is_likely(digits: str) -> bool:
     """Whether somebody was born then who may live; without proof also no time in milliseconds (14... to 19...)."""
-    if century in "3478":
-        return year < 50 and (proven or not 14 <= year <= 19)
-    return proven or year >= 30
+    year = int(digits[:2])
+    if digits[6] in "3478":
+        return year < 50 and (not 14 <= year <= 19 or _is_registration(digits))
+    return year >= 30 or _is_registration(digits)
 
 
 def is_sure_registration(digits: str) -> bool:

@@ -214,6 +214,10 @@ KILLERS = {
     "circled": "①",
     "full width": "０１０－",
     "zero width": "1\u200b",
+    "zero width alone": "\u200b",
+    "licenses": "A12345678 ",
+    "stars and separators": "1* -~",
+    "Hangul before @": "김@",
     "commas": "1,234,",
     "lines": "1-\n",
 }
