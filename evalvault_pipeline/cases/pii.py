@@ -57,10 +57,11 @@ _PAPER = re.compile(
     "|[A-Za-z][0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?)(?![A-Za-z0-9])"
 )
 
-# Seven digits close to each other: without them, or an @, nothing is looked for.
-_PROMISING = re.compile("[0-9](?:[^0-9]{0,3}[0-9]){6}")
+# Seven digits close to each other: without them, or an @, nothing is looked for. Where the first digit of several fails, so
+# would the others.
+_PROMISING = re.compile("[0-9](?<![0-9][0-9])(?:[^0-9]{0,3}[0-9]){6}")
 # Nine digits or more with little between them: nothing shorter is looked at.
-_STRETCH = re.compile(r"[0-9](?:[-. _/()*~\t\r\n]{0,4}[0-9]){8,}")
+_STRETCH = re.compile(r"[0-9](?<![0-9][0-9])(?:[-. _/()*~\t\r\n]{0,4}[0-9]){8,}")
 
 
 Known = Mapping[str, tuple[Kind, str]]  # by spelling: kind and key

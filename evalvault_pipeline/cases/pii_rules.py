@@ -375,7 +375,7 @@ _ALL_RULES = dict.fromkeys(
     pattern.pattern for rules in (_WITH_PLUS, *_BY_FIRST_DIGIT.values(), *_BY_WORD.values()) for pattern, _ in rules
 )
 _SHAPES, _SHAPES_AND_ACCOUNTS = (
-    re.compile(rf"(?<![0-9])(?:{'|'.join(pattern for pattern in _ALL_RULES if pattern not in left_out)})")
+    re.compile(rf"(?=[0-9])(?<![0-9])(?:{'|'.join(pattern for pattern in _ALL_RULES if pattern not in left_out)})")
     for left_out in ({_ACCOUNT[0].pattern}, ())
 )
 
