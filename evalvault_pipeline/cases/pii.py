@@ -100,7 +100,8 @@ def _search(folded: str, known: Known | None = None) -> list[Found]:
     folded = _without_labels(folded)
     found = list(_emails(folded, known or {})) if "@" in folded else []
     folded = _barred(folded, found) if found else folded
-    if papers := [one for match in _PAPER.finditer(folded) if (one := _paper(folded, match, known or {}))]:
+    if _PAPER.search(folded):
+        papers = [one for match in _PAPER.finditer(folded) if (one := _paper(folded, match, known or {}))]
         folded = _barred(folded, papers)
         found += papers
     if known and (numbers := list(_known_numbers(folded, known))):
@@ -216,10 +217,9 @@ def _numbers(text: str) -> Iterator[Found]:
             position = one.end if one else place.start + 1
             if end - position < 9:
                 break
-            start = shape_after(text, position, end)
-            if start != position:  # an account's shape is nearly any: it is looked for beside words for it only
-                near_a_bank = first.is_bank(end) if near_a_bank is None else near_a_bank
-                start = shape_after(text, position, end, accounts=True) if near_a_bank else start
+            if near_a_bank is None:  # an account's shape is nearly any: it is looked for beside words for it only
+                near_a_bank = first.is_bank(end)
+            start = shape_after(text, position, end, accounts=near_a_bank)
             if start is None:
                 break
             place = Place(text, start, floor=floor, opening=first.start)
