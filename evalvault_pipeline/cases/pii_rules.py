@@ -7,7 +7,7 @@ A shape that could be something else too, such as a policy number or an amount, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import mul
 
 from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
@@ -15,17 +15,20 @@ from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
 Check = Callable[[Place, "re.Match[str]"], Found | None]
 Rule = tuple["re.Pattern[str]", Check]
 
-GAP = r"(?:-\n|[-. _/()\t]{0,3})"  # one generous class of what may stand between the parts of a number
+GAP = r"(?:-\r?\n ?|[-. _/()*\t]{0,3})"  # one generous class of what may stand between the parts of a number
 _END = "(?![0-9])"
 _LAST = rf"{_END}(?!-[0-9{BAR}])"  # no part of a longer number
 
 
 def number_at(place: Place) -> Found | None:
     """The number that begins at a place, of digits alone; the first rule that knows it says what it is."""
-    found = _first(place, _WITH_PLUS if place.plus else _BY_FIRST_DIGIT[place.text[place.start]])
-    if found is None and not place.plus and place.word in _BY_WORD:
-        found = _first(place, _BY_WORD[place.word])
-    return found and _with_opening(found, place)
+    if place.plus:
+        found = _first(place, _WITH_PLUS)
+    else:
+        found = _first(place, _BY_FIRST_DIGIT[place.text[place.start]])
+        if found is None and place.word in _BY_WORD:
+            found = _first(place, _BY_WORD[place.word])
+    return found and with_opening(found, place)
 
 
 def _first(place: Place, rules: Sequence[Rule]) -> Found | None:
@@ -36,9 +39,11 @@ def _first(place: Place, rules: Sequence[Rule]) -> Found | None:
     return None
 
 
-def _with_opening(found: Found, place: Place) -> Found:
+def with_opening(found: Found, place: Place) -> Found:
     """With the plus and the bracket that belong to it: `(02) 123-4567`."""
     text, start = place.text, found.start
+    if not start or text[start - 1] not in "+(":
+        return found
     if place.plus:
         start -= 1
     if start > place.floor and text[start - 1] == "(" and ")" in text[start : found.end]:
@@ -46,11 +51,11 @@ def _with_opening(found: Found, place: Place) -> Found:
     return found if start == found.start else Found(found.kind, start, found.end, found.key)
 
 
-_SEPARATORS = re.compile("[^0-9]+")
+_NO_DIGITS = {code: None for code in range(128) if not chr(code).isdigit()}
 
 
 def _digits(text: str) -> str:
-    return _SEPARATORS.sub("", text)
+    return text.translate(_NO_DIGITS)
 
 
 def _found(kind: Kind, match: re.Match[str], key: str = "") -> Found:
@@ -72,14 +77,16 @@ def _registration(place: Place, match: re.Match[str]) -> Found | None:
         return _found(Kind.BUSINESS_NUMBER, match)
     if rest[0] not in "12345678" or not _is_day(birth):
         return None
-    proven, named = _is_registration(birth + rest), place.word is Kind.SSN
-    if not proven and (place.other_number or not (place.loose or named)):
+    end, named = match.end(), place.word is Kind.SSN
+    if not (place.loose or (named and not place.other_number)) and not _is_registration(birth + rest):
         return None
-    if match[0].isdigit() and not named:
-        if place.is_bank(match.end()) or place.in_a_word(match.end()) or place.is_quantity(match.end()):
-            return None
-        if not _is_likely(int(birth[:2]), rest[0], proven=proven):
-            return None
+    if named:
+        return _found(Kind.SSN, match)
+    if not match[0].isdigit():
+        amount = place.text[end : end + 1] != " " and place.is_quantity(end)
+        return None if amount else _found(Kind.SSN, match)
+    if place.is_bank(end) or place.in_a_word(end) or place.is_quantity(end) or not _is_likely(birth + rest):
+        return None
     return _found(Kind.SSN, match)
 
 
@@ -88,11 +95,18 @@ def _is_day(digits: str) -> bool:
     return 1 <= month <= 12 and 1 <= day <= _DAYS[month - 1]
 
 
-def _is_likely(year: int, century: str, *, proven: bool) -> bool:
+def _is_likely(digits: str) -> bool:
     """Whether somebody was born then who may live; without proof also no time in milliseconds (14... to 19...)."""
-    if century in "3478":
-        return year < 50 and (proven or not 14 <= year <= 19)
-    return proven or year >= 30
+    year = int(digits[:2])
+    if digits[6] in "3478":
+        return year < 50 and (not 14 <= year <= 19 or _is_registration(digits))
+    return year >= 30 or _is_registration(digits)
+
+
+def is_sure_registration(digits: str) -> bool:
+    """Whether digits without a word for them are a person's number rather than a counter or a time in milliseconds."""
+    year = int(digits[:2])
+    return len(digits) == 13 and not 14 <= year <= 19 and (year >= 30 or _is_registration(digits))
 
 
 def _is_registration(digits: str) -> bool:
@@ -136,6 +150,18 @@ def _phone(match: re.Match[str]) -> Found:
     return _found(Kind.PHONE, match, _phone_key(_digits(match[0])))
 
 
+def spellings(found: Iterable[Found]) -> dict[str, tuple[Kind, str]]:
+    """By kind and key, what else the same is written as: a phone with and without its prefixes. No signs between digits."""
+    spelt: dict[str, tuple[Kind, str]] = {}
+    for kind, _, _, key in found:
+        others = [key.removeprefix("+")]
+        if kind is Kind.PHONE and key.startswith("0"):
+            others += [f"82{key}", f"82{key[1:]}", *([key[1:]] if key.startswith("01") else [])]
+        for spelling in others:
+            spelt.setdefault(spelling, (kind, key))
+    return spelt
+
+
 def _korean_abroad(place: Place, match: re.Match[str]) -> Found | None:
     """+82, 0082, or 82 before a mobile number or a number with hyphens."""
     if place.plus or match[0].startswith("00"):
@@ -155,7 +181,7 @@ def _mobile(place: Place, match: re.Match[str]) -> Found | None:
 
 
 def _landline(place: Place, match: re.Match[str]) -> Found | None:
-    if not place.loose:
+    if not place.loose or place.registration_number:
         return None
     if match[0].isdigit():
         if place.in_a_word(match.end()) or place.word is Kind.ACCOUNT:
@@ -167,17 +193,19 @@ def _landline(place: Place, match: re.Match[str]) -> Found | None:
 
 def _american(place: Place, match: re.Match[str]) -> Found | None:
     """Three, three, four. With spaces alone, as one run, or in an area that begins with 1, it takes a word for it."""
-    if not place.plus and (not place.loose or place.word is Kind.ACCOUNT or place.is_quantity(match.end())):
+    if not place.plus and (not place.loose or place.registration_number or place.word is Kind.ACCOUNT):
+        return None
+    if not place.plus and place.is_quantity(match.end()):
         return None
     if match[1] == "1" and match[0].isdigit():  # a Korean mobile number whose 0 is lost, if it is any
         return None
-    marked = place.plus or (match[1] != "1" and any(sign in match[0] for sign in "-.)"))
+    marked = place.plus or (match[1] != "1" and "/" not in match[0] and any(sign in match[0] for sign in "-.)"))
     return _phone(match) if marked or place.word is Kind.PHONE else None
 
 
 def _named_phone(place: Place, match: re.Match[str]) -> Found | None:
     """Another number with a trunk prefix, such as a British one, or a mobile number whose 0 a spreadsheet ate."""
-    if not place.loose or place.is_quantity(match.end()) or _DAY_FIRST.match(match[0]):
+    if not place.loose or place.in_a_time or place.is_quantity(match.end()) or _DAY_FIRST.match(match[0]):
         return None
     digits = _digits(match[0])
     return _found(Kind.PHONE, match, digits if digits.startswith("0") else f"0{digits}")
@@ -217,19 +245,28 @@ def _passport_of_digits(place: Place, match: re.Match[str]) -> Found | None:
     return _found(Kind.PASSPORT, match) if place.loose else None
 
 
+_PAPER_BEHIND = re.compile(
+    rf"[^{BAR}]*?(?:(?P<{Kind.PASSPORT}>여권|passport)|(?P<{Kind.DRIVER_LICENSE}>면허|licen))", re.IGNORECASE
+)
+
+
+def paper_key(match: re.Match[str]) -> str:
+    return match[0].replace(" ", "").replace("-", "").upper()
+
+
 def paper_at(place: Place, match: re.Match[str]) -> Found | None:
     """An IBAN by its check digits, a Korean passport by the form of 2021; any other number with letters by a word for it."""
-    text = re.sub("[ -]", "", match[0]).upper()
+    text = paper_key(match)
     if len(text) > 11:
-        as_number = int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4]))
+        as_number = int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4])) if match[0].isupper() else 0
         return _found(Kind.ACCOUNT, match, text) if as_number % 97 == 1 else None
     if place.other_number:
         return None
     if text[4].isalpha() and text[0] in "DGMORS" and match[0].isupper():
         return _found(Kind.PASSPORT, match, text)
-    behind = place.text[match.end() : match.end() + 12].partition(BAR)[0].lower()
-    for kind, words in ((Kind.PASSPORT, ("여권", "passport")), (Kind.DRIVER_LICENSE, ("면허", "licen"))):
-        if place.word is kind or any(word in behind for word in words):
+    behind = _PAPER_BEHIND.match(place.text, match.end(), match.end() + 12)
+    for kind in (Kind.PASSPORT, Kind.DRIVER_LICENSE):
+        if place.word is kind or (behind and behind[kind]):
             return _found(kind, match, text)
     return None
 
@@ -241,6 +278,9 @@ _ISSUERS = {14: re.compile("3[0689]"), 15: re.compile("3[47]"), 16: re.compile("
 _MOMENT = re.compile(
     "(?:19[5-9]|20[0-4])[0-9](?:(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])|[-. /]{1,2}[01]?[0-9][-. /]{1,2}[0-3]?[0-9])(?!-)"
 )
+
+_YEAR_FIRST = re.compile("(?:19[5-9]|20[0-4])[0-9]-")
+_YEARS = re.compile("(?:(?:19[5-9]|20[0-4])[0-9][-. ]{0,3})+")
 
 
 def _card(place: Place, match: re.Match[str]) -> Found | None:
@@ -255,8 +295,11 @@ def _card(place: Place, match: re.Match[str]) -> Found | None:
     if match[0].isdigit():
         short = len(digits) == 14 and place.word is not Kind.CARD
         return None if short or place.in_a_word(match.end()) or place.is_quantity(match.end()) else _found(Kind.CARD, match)
-    round_numbers = all(part.endswith("00") for part in re.findall("[0-9]+", match[0]))
-    return None if round_numbers else _found(Kind.CARD, match)
+    return None if _is_round(match[0]) else _found(Kind.CARD, match)
+
+
+def _is_round(numbers: str) -> bool:
+    return all(number.endswith("00") for number in re.findall("[0-9]+", numbers))
 
 
 _DOUBLED = dict(zip("0123456789", (0, 2, 4, 6, 8, 1, 3, 5, 7, 9), strict=True))  # with its two digits added up
@@ -267,10 +310,15 @@ def _luhn(digits: str) -> bool:
 
 
 def _account(place: Place, match: re.Match[str]) -> Found | None:
-    """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount."""
-    named = place.is_bank(match.end()) and place.loose and not place.is_quantity(match.end())
-    fitting = (10 if not match[0].isdigit() else 9) <= len(_digits(match[0])) <= 16 and not _MOMENT.match(match[0])
-    return _found(Kind.ACCOUNT, match) if named and fitting else None
+    """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount, no list of years."""
+    text, end = match[0], match.end()
+    if not (9 if text.isdigit() else 10) <= len(_digits(text)) <= 16 or _MOMENT.match(text):
+        return None
+    if not (place.is_bank(end) and place.loose) or place.is_quantity(end):
+        return None
+    if _YEARS.fullmatch(text) or (" " in text and _is_round(text)) or (_YEAR_FIRST.match(text) and place.is_bank_alone(end)):
+        return None
+    return _found(Kind.ACCOUNT, match)
 
 
 # --- by the digit that a number begins with
@@ -285,7 +333,7 @@ _ABROAD = _rule(
     rf"(?:00(?:[1-9]|7[0-9]{{2}})?{GAP})?82{GAP}0?{GAP}((?:1[016789]|{_AREA}){GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}){_END}",
     _korean_abroad,
 )
-_AMERICAN = _rule(rf"(?:1[-. ]{{0,2}}\(?)?([1-9])[0-9]{{2}}\)?[-. ]{{0,2}}[0-9]{{3}}[-. ]{{0,2}}[0-9]{{4}}{_LAST}", _american)
+_AMERICAN = _rule(rf"(?:1[-. ]{{0,2}}\(?)?([1-9])[0-9]{{2}}\)?[-. /]{{0,2}}[0-9]{{3}}[-. ]{{0,2}}[0-9]{{4}}{_LAST}", _american)
 _FOREIGN = _rule(rf"(?<=\+)[1-9](?:[-. ()]{{0,3}}[0-9]){{7,14}}{_END}", _foreign)
 _REGISTRATION = _rule(rf"([0-9]{{6}}){GAP}([0-9]{{7}}){_LAST}", _registration)
 _ACCOUNT = _rule(
@@ -313,10 +361,13 @@ _BY_FIRST_DIGIT = {
 }
 _BY_WORD: dict[Kind | None, list[Rule]] = {
     Kind.PHONE: [
-        _rule(rf"0[0-9](?:[-. ()]{{0,2}}[0-9]){{7,9}}{_LAST}", _named_phone),
+        _rule(rf"0[1-9](?:[-. ()]{{0,2}}[0-9]){{7,9}}{_LAST}", _named_phone),
         _rule(rf"1[016789]{GAP}[0-9]{{3,4}}{GAP}[0-9]{{4}}{_LAST}", _named_phone),
     ],
-    Kind.SSN: [_rule(rf"[0-9]{{3}}[- ]?[0-9]{{2}}[- ]?[0-9]{{4}}{_LAST}", _social_security)],
+    Kind.SSN: [
+        _rule(rf"[0-9]{{3}}[- ]?[0-9]{{2}}[- ]?[0-9]{{4}}{_LAST}", _social_security),
+        _rule(rf"([0-9]{{6}}) ?~ ?([0-9]{{7}}){_LAST}", _registration),
+    ],
     Kind.PASSPORT: [_rule(rf"[0-9]{{9}}{_LAST}", _passport_of_digits)],
 }
 _WITH_PLUS = [_ABROAD, _AMERICAN, _FOREIGN]
@@ -324,7 +375,7 @@ _ALL_RULES = dict.fromkeys(
     pattern.pattern for rules in (_WITH_PLUS, *_BY_FIRST_DIGIT.values(), *_BY_WORD.values()) for pattern, _ in rules
 )
 _SHAPES, _SHAPES_AND_ACCOUNTS = (
-    re.compile(rf"(?<![0-9])(?:{'|'.join(pattern for pattern in _ALL_RULES if pattern not in left_out)})")
+    re.compile(rf"(?=[0-9])(?<![0-9])(?:{'|'.join(pattern for pattern in _ALL_RULES if pattern not in left_out)})")
     for left_out in ({_ACCOUNT[0].pattern}, ())
 )
 

@@ -6,7 +6,6 @@ Rules that ask for them stand in `pii_rules.py`. The text is a folded one (`pii.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -53,57 +52,69 @@ _WORDS_OF = {
     Kind.CARD: "카드 card visa mastercard amex",
     Kind.ACCOUNT: "계좌 통장 입금 송금 이체 예금 은행 뱅크 농협 수협 신협 새마을금고 우체국 account acct bank deposit wire a/c",
 }
-_KIND_OF = {word.replace("_", ""): kind for kind, words in _WORDS_OF.items() for word in words.split()}
+_BANK_NAMES = "은행 뱅크 금고 새마을금고 농협 수협 신협 우체국".split()
+_INSURERS = "생명 손해 손보 화재 보험 공제 연합회".split()  # behind a bank's name: 농협생명 is none
+_NO_INSURER = f"(?! ?(?:{'|'.join(_INSURERS)}))"
+_KIND_OF = {word.replace("_", "")[::-1]: kind for kind, words in _WORDS_OF.items() for word in words.split()}
 
 
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """A pattern of which every branch begins with a letter: it is skipped where none of these letters stands."""
-    branches = []
-    for word in words:
-        first, rest = word[0], re.escape(word[1:]).replace("_", " ?")
-        branches.append(rf"{first}(?<![a-z]{first}){rest}(?![a-z])" if word.isascii() else first + rest)
-    return re.compile("|".join(branches))
+# What stands before a number is read backwards: the nearest word comes first, and what is right before it is anchored.
+def _branch(word: str) -> str:
+    """A pattern that begins with a letter: it is skipped where none of the first letters stands."""
+    first, rest = word[-1], re.escape(word[-2::-1]).replace("_", " ?")
+    if word.isascii():
+        return rf"{first}(?<![a-z]{first}){rest}(?![a-z])"
+    if word not in _BANK_NAMES:
+        return first + rest
+    return first + "".join(f"(?<!{insurer[::-1]}{gap}{first})" for insurer in _INSURERS for gap in ("", " ")) + rest
 
 
-_ALL_WORDS = [word for words in _WORDS_OF.values() for word in words.split()]
-_LATIN_WORDS, _KOREAN_WORDS = (_any_of(word for word in _ALL_WORDS if word.isascii() is latin) for latin in (True, False))
+_WORDS = re.compile("|".join(_branch(word) for words in _WORDS_OF.values() for word in words.split()))
 # Right before a number: that it is another one, which names no person.
 _OTHERS = (
     "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 대리점 "
-    "지점 설계사 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 특허 출원 고유 과제 발급 조회 "
-    "처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 policy contract claim order invoice tracking ticket reference case "
+    "지점 설계사 지급 결재 의안 단체 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 특허 출원 "
+    "고유 과제 발급 조회 처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 "
+    "policy contract claim order invoice tracking ticket reference case "
     "serial model part item product document receipt transaction approval application shipment quote proposal booking "
-    "confirmation"
+    "confirmation group certificate file plan loan enrollment"
 ).split()
+_MEMBERS = "고객 회원 직원 사원 가입 member subscriber customer".split()
 _NUMBERS = "번호 코드 넘버 no no. number num id code #".split()
 _NAMES = (
     "imei isbn isbn-10 isbn-13 issn doi sku lot ref ref. 로트 사번 바코드 barcode 타임스탬프 timestamp epoch 버전 version "
-    "build uuid"
+    "build uuid 증번 청약서 계약서 심의필 확인필 loan"
 ).split()
 _PARTICLES = "은 는 이 가 의 을 를 인 is was".split()
 
 
 def _one_of(words: list[str]) -> str:
-    return "|".join(map(re.escape, words))
+    return "|".join(re.escape(word[::-1]) for word in words)
 
 
+# 한빛증권 is a company.
 _OTHER_NUMBER = re.compile(
-    rf"(?:(?:{_one_of(_OTHERS)}|(?P<member>고객|회원|직원|사원)) ?(?:{_one_of(_NUMBERS)})|(?<![가-힣])제|{_one_of(_NAMES)})"
-    rf"(?: ?(?:{_one_of(_PARTICLES)}))?[ :=#(\"'\[]{{0,3}}\Z"
+    rf"[ :=#(\"'\[]{{0,3}}(?:(?:{_one_of(_PARTICLES)}) ?)?(?:(?:{_one_of(_NUMBERS)}) ?"
+    rf"(?:{_one_of(_OTHERS)}|(?P<registered>록등)|(?P<member>{_one_of(_MEMBERS)}))"
+    rf"|(?:제|권증(?: ?험보)?)(?![가-힣])|{_one_of(_NAMES)})"
 )
-_SIGNS = " :=#(\"'["
-_OTHER_ENDS = frozenset(word[-1] for word in (*_NUMBERS, *_NAMES, *_PARTICLES, "제"))  # told apart faster than by the pattern
-_BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC"  # as they are called for short
-_BANK_BEFORE = re.compile(rf"(?<![가-힣A-Za-z])(?:{_BANKS})[ :]{{0,2}}\Z")
+_BANKS = "신한|국민|하나|우리|기업|카카오|카뱅|토스|케이|씨티|KB|NH|IBK|SC제일|SC"  # as they are called for short
+_BANK_BEFORE = re.compile(rf"[ :]{{0,2}}(?:{_one_of(_BANKS.split('|'))})(?![가-힣A-Za-z])")
+_ACCOUNT_BEHIND = re.compile("[ (,]{0,3}(?:계좌|통장|예금주|(?:으?로|에) ?(?:입금|송금|이체|환급))")
+# Without brackets those that are no word of their own and no unit, and no card or insurer of that name.
 _BANK_BEHIND = re.compile(
-    "[ (,]{0,3}(?:[가-힣A-Za-z]{0,6}(?:은행|뱅크|금고|농협|수협|신협|우체국)|계좌|통장|예금주"
-    rf"|(?:으?로|에) ?(?:입금|송금|이체|환급))| ?\((?:{_BANKS})[ ,)]"
+    rf"{_ACCOUNT_BEHIND.pattern}|[ (,]{{0,3}}[가-힣A-Za-z]{{0,6}}(?:{'|'.join(_BANK_NAMES)}){_NO_INSURER}"
+    rf"| ?\((?:{_BANKS})[ ,)]| (?:신한|카뱅|씨티|NH|IBK|SC제일)(?![가-힣A-Za-z])(?! ?(?:카드|라이프|금융|증권)){_NO_INSURER}"
 )
-# 원래, 명의 and 건강 are no units.
+_ACCOUNT_BEFORE = re.compile(_one_of("계좌 통장 입금 송금 이체 예금 환급 account acct a/c deposit wire".split()), re.IGNORECASE)
+# 원래, 명의, 건강 and 점포 are no units.
 _AMOUNT_BEHIND = re.compile(
-    " ?(?:[만천]? ?원(?![래본하장])|억|달러|유로|%|퍼센트|KRW|USD|won(?![a-z])|dollars)|건(?!강)|명(?!의)|ms(?![a-z])"
+    " ?(?:[만천]? ?원(?![래본하장])|억|달러|유로|%|퍼센트|KRW|USD|won(?![a-z])|dollars)"
+    "|건(?!강)|명(?!의)|점(?![포장주])|ms(?![a-z])"
 )
-_MONEY_BEFORE = re.compile(r"(?:[₩$€£¥]|KRW|USD|EUR) ?\Z")
+_AMOUNTS = "액 한도 원금 이자 수수료 보험료 보험금 환급금 합계 누계 fee fees amount balance limit total".split()
+_AMOUNT_BEFORE = re.compile(rf"[ :=]{{0,3}}(?:(?:{_one_of(_PARTICLES)}) ?)?(?:{_one_of(_AMOUNTS)})", re.IGNORECASE)
+_MONEY_BEFORE = re.compile(f" ?(?:[₩$€£¥]|{_one_of('KRW USD EUR'.split())})")
 _PHONE_LETTERS = re.compile(r"(?:tel|t|fax|f|hp|h\.p|p|ph|phone|m|mobile|c|cell)[-.]?", re.IGNORECASE)
 _TOKEN = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 _LETTERS = _TOKEN - frozenset("0123456789-")
@@ -115,7 +126,7 @@ class Place:
     `opening` is where its stretch of digits and separators begins, in which there are no words.
     """
 
-    __slots__ = ("_glued", "_opening", "_other", "_word", "floor", "start", "text")
+    __slots__ = ("_glued", "_kept", "_opening", "_other", "_word", "floor", "start", "text")
 
     def __init__(self, text: str, start: int, *, floor: int = 0, opening: int | None = None) -> None:
         self.text, self.start, self.floor = text, start, floor
@@ -124,14 +135,14 @@ class Place:
         self._word: Kind | Literal["unread"] | None = "unread"
         self._other: re.Match[str] | Literal["unread"] | None = "unread"
         self._glued: str | None = None
+        self._kept: str | None = None
 
     @property
     def word(self) -> Kind | None:
         """What the nearest word before it says that it is."""
         if self._word == "unread":
-            before = self._before(self.start).lower()
-            found = [*_LATIN_WORDS.finditer(before), *_KOREAN_WORDS.finditer(before)]
-            self._word = _KIND_OF[max(found, key=re.Match.end)[0].replace(" ", "")] if found else None
+            found = _WORDS.search(self._near.lower())
+            self._word = _KIND_OF[found[0].replace(" ", "")] if found else None
         return self._word
 
     @property
@@ -147,23 +158,38 @@ class Place:
     @property
     def other_number(self) -> bool:
         """Whether the words right before it say that it is a policy's, an order's, a product's number."""
-        return self._named_otherwise is not None
+        other = self._named_otherwise
+        return other is not None and other["registered"] is None
+
+    @property
+    def registration_number(self) -> bool:
+        """Whether they say that it is somebody's or something's registration number: no phone."""
+        other = self._named_otherwise
+        return other is not None and other["registered"] is not None
 
     @property
     def member_number(self) -> bool:
         """Whether they say that it is a customer's number, for which a phone may be taken."""
-        return self._named_otherwise is not None and self._named_otherwise["member"] is not None
+        other = self._named_otherwise
+        return other is not None and other["member"] is not None
 
     @property
     def loose(self) -> bool:
         """Whether a number may begin here without a word for it: nothing hangs on it, no other number is named."""
-        glued = self.glued.strip("-")
-        return not (self.fraction or (glued and not _PHONE_LETTERS.fullmatch(glued)) or self.other_number)
+        if self.glued and (glued := self.glued.strip("-")) and not _PHONE_LETTERS.fullmatch(glued):
+            return False
+        return not (self.fraction or self.other_number)
 
     @property
     def fraction(self) -> bool:
         """Whether it stands behind the point or comma of a number: the 02 of 1.02."""
-        return self.start - 2 >= self.floor and self.text[self.start - 1] in ".," and self.text[self.start - 2].isdigit()
+        at = self.start - 2
+        return at >= self.floor and self.text[at + 1] in ".," and self.text[at].isdigit()
+
+    @property
+    def in_a_time(self) -> bool:
+        """Whether it stands behind the colon of a time: the 05 of 9:05."""
+        return self.start - 2 >= self.floor and self.text[self.start - 1] == ":" and self.text[self.start - 2].isdigit()
 
     @property
     def plus(self) -> bool:
@@ -175,11 +201,18 @@ class Place:
         """Whether a word for an account stands before it, a bank's short name right before it, or either right behind `end`."""
         if self.word is Kind.ACCOUNT or _BANK_BEHIND.match(self.text, end):
             return True
-        return _BANK_BEFORE.search(self._before(self.start)) is not None
+        return _BANK_BEFORE.match(self._near) is not None
+
+    def is_bank_alone(self, end: int) -> bool:
+        """Whether a bank is named, if at all, and no account: what begins with a year is a document's number then."""
+        return not (_ACCOUNT_BEHIND.match(self.text, end) or _ACCOUNT_BEFORE.search(self._near))
 
     def is_quantity(self, end: int) -> bool:
         """Whether the digits up to `end` are money or a count."""
-        return bool(_AMOUNT_BEHIND.match(self.text, end) or _MONEY_BEFORE.search(self._before(self.start)))
+        if _AMOUNT_BEHIND.match(self.text, end):
+            return True
+        before = self._near
+        return bool(_MONEY_BEFORE.match(before) or ("-" not in self.text[self.start : end] and _AMOUNT_BEFORE.match(before)))
 
     def in_a_word(self, end: int) -> bool:
         """Whether letters hang on the digits up to `end`, as in a hash; `tel` and the like are none."""
@@ -189,14 +222,19 @@ class Place:
     @property
     def _named_otherwise(self) -> re.Match[str] | None:
         if self._other == "unread":
-            before = self._before(self.start - len(self.glued)).lower()
-            may_be = before.rstrip(_SIGNS)[-1:] in _OTHER_ENDS or "#" in before[-4:]
-            self._other = _OTHER_NUMBER.search(before) if may_be else None
+            before = self._backwards(self.start - len(self.glued)) if self.glued else self._near
+            self._other = _OTHER_NUMBER.match(before.lower())
         return self._other
 
-    def _before(self, end: int) -> str:
-        """What stands before `end`, as far as words are looked for."""
+    @property
+    def _near(self) -> str:
+        if self._kept is None:
+            self._kept = self._backwards(self.start)
+        return self._kept
+
+    def _backwards(self, end: int) -> str:
+        """What stands before `end`, as far as words are looked for, the last character first."""
         if end - self._opening >= NEAR:
             return ""
         start = end - NEAR
-        return self.text[start if start > self.floor else self.floor : end].rpartition(BAR)[2]
+        return self.text[start if start > self.floor else self.floor : end].rpartition(BAR)[2][::-1]

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from evalvault_pipeline.cases.model import EvalCase, PiiReport, RowProblem
-from evalvault_pipeline.cases.pii import LABEL, find_pii, introduced_by
+from evalvault_pipeline.cases.pii import LABEL, find_pii, find_together, introduced_by
+from evalvault_pipeline.cases.pii_rules import is_sure_registration
 from evalvault_pipeline.cases.pii_words import Found, Kind, Place
 
 Policy = Literal["redact", "block", "off"]
@@ -68,9 +69,10 @@ class Firewall:
         if sure := [one for one in find_pii(case.case_id) if _is_sure(case.case_id[one.start : one.end], one)]:
             problems.append(("id", sure, "Give the case an id that names nobody: ids are kept in every result."))
         if self.policy == "block":
+            texts = list(_texts(case))
             held: dict[str, list[Found]] = {}
-            for field, text, about in _texts(case):
-                held.setdefault(field, []).extend(find_pii(text, about=about))
+            for (field, _, _), found in zip(texts, _found_in(texts), strict=True):
+                held.setdefault(field, []).extend(found)
             remedy = 'Take it out, or set pii = "redact" for this dataset.'
             problems += [(field, found, remedy) for field, found in held.items() if found]
         return [
@@ -81,12 +83,13 @@ class Firewall:
     def mask(self, case: EvalCase) -> EvalCase:
         """The case with `[PHONE_1]` and the like in every text: the same number has the same label everywhere in it.
 
-        Labels are numbered in the order question, reference, contexts, metadata, answer: another answer renames nothing else.
+        What one text says to be an account is masked in all of them. Labels are numbered in the order question, reference,
+        contexts, metadata, answer: another answer renames nothing else, unless it has the word for a number that was asked.
         """
         if self.policy != "redact":
             return case
         texts = list(_texts(case))
-        found = {(text, about): find_pii(text, about=about) for _, text, about in texts}
+        found = {(text, about): some for (_, text, about), some in zip(texts, _found_in(texts), strict=True)}
         if not any(found.values()):
             return case
         labels = _Labels(text for _, text, _ in texts)
@@ -133,6 +136,8 @@ class _Labels:
 
 def _is_sure(text: str, one: Found) -> bool:
     """Whether it is no mere number: ids are often counters and times."""
+    if one.kind is Kind.SSN and is_sure_registration(one.key):
+        return True
     return not text.isdigit() or one.key.startswith("01")
 
 
@@ -158,6 +163,10 @@ def _texts(case: EvalCase) -> Iterator[tuple[str, str, str]]:
     for text, about in _inside(case.metadata, ""):
         yield "metadata", text, about
     yield "answer", case.answer, ""
+
+
+def _found_in(texts: Iterable[tuple[str, str, str]]) -> list[list[Found]]:
+    return find_together([(text, about) for _, text, about in texts])
 
 
 def _inside(value: Any, about: str) -> Iterator[tuple[str, str]]:
