@@ -30,6 +30,12 @@ class ApiKey:
     def matches(self, given: bytes) -> bool:
         return hmac.compare_digest(hashlib.sha256(given).digest(), self._digest)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ApiKey) and hmac.compare_digest(self._digest, other._digest)
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
     def derived(self, purpose: str) -> bytes:
         """A key for something else, from which this one cannot be told."""
         return hmac.digest(self._digest, purpose.encode(), "sha256")
