@@ -142,6 +142,10 @@ class SecretSources(BaseSettings):
         """Note the settings file, and secrets that beat every source."""
         self._file, self._given = file, {name: SecretStr(value) for name, value in given.items() if value}
 
+    def kept(self) -> dict[str, str]:
+        """The variables of the settings file. Raises InvalidSetting where it is gone."""
+        return values_in(self._file) if self._file is not None else {}
+
     def entry(self, listed: str | None, name: str) -> Entry | None:
         return next((entry for entry in entries(listed or "") if entry.name == name), None)
 
@@ -236,7 +240,7 @@ def places(name: str, sources: SecretSources) -> Iterator[Place]:
         yield Place(told="argument", get=lambda _: given.get_secret_value())
     if name in os.environ:
         yield Place(told="environment", get=lambda _: os.environ.get(name, ""))
-    kept = values_in(sources._file) if sources._file is not None else {}
+    kept = sources.kept()
     pointer = f"{name}_FILE"
     if named := os.environ.get(pointer) or kept.get(pointer):
         yield _file(Path(named), f"{pointer} {named}")

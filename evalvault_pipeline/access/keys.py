@@ -50,7 +50,7 @@ def required_key(text: str | None, *, host: str, what: str) -> ApiKey | None:
         return ApiKey(text) if text else None
     remedy = (
         f"Set EVALVAULT_API_KEY to at least {SHORTEST_KEY} characters (`openssl rand -hex 24` makes a key), "
-        "or serve 127.0.0.1 alone."
+        "or serve 127.0.0.1 alone (docs/access.md)."
     )
     if not text:
         raise InvalidSetting(f"{what} would be open to everybody on {host or 'every address'}. {remedy}")
