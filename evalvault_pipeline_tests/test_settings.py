@@ -376,7 +376,16 @@ def test_a_budget_in_any_other_form_is_refused_with_one_that_is_right(tmp_path: 
 @pytest.mark.parametrize("name", ["OLLAMA_BASE_URL", "OPENAI_BASE_URL"])
 @pytest.mark.parametrize(
     "url",
-    ["ftp://localhost", "htp://localhost:11434", "http://localhost:abc", "http://localhost:99999", "http://[::1", "http://"],
+    [
+        "ftp://localhost",
+        "htp://localhost:11434",
+        "http://localhost:abc",
+        "http://localhost:99999",
+        "http://[::1",
+        "http://",
+        "http://a b",
+        "http://a\tb",
+    ],
 )
 def test_an_address_that_no_server_can_have_is_refused_before_anything_is_asked(tmp_path: Path, name: str, url: str):
     message = refusal_of(tmp_path, **{name: url})
