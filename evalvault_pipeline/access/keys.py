@@ -1,6 +1,8 @@
 """The key that clients send as `X-API-Key`: when one is needed, whether what was sent is it, who was wrong too often.
 
-The same for the webserver (guard.py) and for the exporter (publishing/prometheus.py).
+The first two are the same for the webserver (guard.py) and for the exporter (publishing/prometheus.py). Only the webserver
+has those wait who were wrong too often: the exporter tells figures alone, and a scraper with an old key is to be served again
+as soon as it has the new one.
 """
 
 from __future__ import annotations

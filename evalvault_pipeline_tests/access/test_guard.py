@@ -681,7 +681,10 @@ def test_without_a_key_this_machine_is_served_and_no_other_site(open_site: Site)
     assert site.ask("/graphql?query=mutation{x}").status == 405
     assert site.ask("/graphql", "POST", "Content-Type: text/plain", body="{}").status == 415
     assert site.ask("/", host="evil.example").status == 421
-    assert site.ask("/", "GET", "X-Forwarded-For: 10.0.0.1").status == 403
+    for header in "Forwarded Via X-Real-IP CF-Connecting-IP".split():
+        assert site.ask("/", "GET", f"{header}: 10.0.0.1").status == 403, header
+    for what in "For Host Port Proto Server".split():
+        assert site.ask("/", "GET", f"X-Forwarded-{what}: 443").status == 403, what
     for origin in foreign(site):
         assert site.ask("/graphql", "POST", JSON, f"Origin: {origin}", body="{}").status == 403
         assert websocket(site, f"Origin: {origin}") == "403"
