@@ -20,12 +20,11 @@ import typer
 from evalvault_pipeline.cases.batches import BATCH_SIZES
 from evalvault_pipeline.cases.catalog import DatasetSpec
 from evalvault_pipeline.cli import app
-from evalvault_pipeline.defs import executors
 from evalvault_pipeline.publishing.results_file import results_schema
 from evalvault_pipeline.publishing.verdict_file import verdict_schema
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.secrets import SECRETS
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROCESS_VARIABLES, PROFILES, variables
 
 DOCS = Path(__file__).resolve().parent
 PROJECT = DOCS.parent
@@ -146,7 +145,10 @@ EXAMPLE_SECRETS = """
 # <NAME>_FILE names, from EVALVAULT_SECRETS_DIR, AWS Secrets Manager and HashiCorp Vault.
 """
 EXAMPLE_DAGSTER = """
-# --- Dagster's storage. These are read from the process environment only.
+# --- Dagster's storage.
+"""
+EXAMPLE_PROCESS = """
+# --- Dagster reads these from the process environment only: export them, a settings file does not set them.
 """
 
 
@@ -160,11 +162,12 @@ def env_example() -> str:
     plain = [entry(name, one.default, one.description) for name, one in every.items() if not one.secret]
     secret = [entry(name, "", one.description) for name, one in every.items() if one.secret]
     dagster = [entry(name, "", description) for name, description in DAGSTER_VARIABLES.items()]
-    return "".join([EXAMPLE_HEAD, *plain, EXAMPLE_SECRETS, *secret, EXAMPLE_DAGSTER, *dagster])
+    process = [entry(name, "", description) for name, description in PROCESS_VARIABLES.items()]
+    return "".join([EXAMPLE_HEAD, *plain, EXAMPLE_SECRETS, *secret, EXAMPLE_DAGSTER, *dagster, EXAMPLE_PROCESS, *process])
 
 
 def dagster_settings() -> str:
-    named = {**DAGSTER_VARIABLES, **executors.VARIABLES}
+    named = {**DAGSTER_VARIABLES, **PROCESS_VARIABLES}
     return table(("variable", "meaning"), ((code(name), description) for name, description in named.items()))
 
 

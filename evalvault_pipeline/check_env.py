@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
+from evalvault_pipeline.access.keys import is_loopback, required_key
 from evalvault_pipeline.alerting import channel_problems, channels_of
 from evalvault_pipeline.environment import read_into, refuse_plain_file, settings_file, values_in, wrong_values
 from evalvault_pipeline.errors import InvalidSetting, PipelineError
@@ -25,8 +27,17 @@ from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.publishing.phoenix import shown
 from evalvault_pipeline.scoring.database import shown_url
 from evalvault_pipeline.scoring.judges import judge_spec
-from evalvault_pipeline.secrets import SECRETS, find_secret, is_set, mask_api_key
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, Settings, as_text, dagster_postgres, our_names, variables
+from evalvault_pipeline.secrets import SECRETS, find_secret, mask_api_key
+from evalvault_pipeline.settings import (
+    DAGSTER_VARIABLES,
+    PROCESS_VARIABLES,
+    Settings,
+    as_text,
+    dagster_postgres,
+    our_names,
+    require_celery,
+    variables,
+)
 
 NOT_SET = "not set"
 
@@ -77,6 +88,7 @@ def check_environment(folder: Path | None = None, *, options: Mapping[str, str] 
     file, kept = _settings_file(folder, findings)
     settings, wrong = _settings(file, options)
     findings += [Finding(area="settings", said=said, state=State.MISSING) for said in wrong.values()]
+    findings += [_ignored(name, file) for name in PROCESS_VARIABLES if file is not None and name in kept]
     findings += _unknown([*os.environ, *kept], file)
 
     def source_of(name: str) -> str:
@@ -89,8 +101,11 @@ def check_environment(folder: Path | None = None, *, options: Mapping[str, str] 
     secret_rows = [_secret_row(name, settings, file, findings) for name in SECRETS]  # first: then their values are hidden
     rows = [_row(name, settings, source_of(name), wrong) for name in variables() if name not in SECRETS]
     for name in DAGSTER_VARIABLES:
+        value = os.environ.get(name) or kept.get(name, "")
+        rows.append(Row(variable=name, value=_shown(value), source=source_of(name) if value else NOT_SET))
+    for name in PROCESS_VARIABLES:
         value = os.environ.get(name, "")
-        rows.append(Row(variable=name, value=value, source="environment" if value else NOT_SET))
+        rows.append(Row(variable=name, value=_shown(value), source="environment" if value else NOT_SET))
     findings += checklist(settings)
     findings = [replace(one, said=without_secrets(one.said)) for one in findings]
     return EnvironmentCheck(
@@ -114,17 +129,19 @@ def checklist(settings: Settings) -> Iterator[Finding]:
     rotated = f"rotated each day and at {settings.log_max_mb:g} MB, {settings.log_keep_days} days are kept"
     yield from _written("logs", settings.logs.parent, "EVALVAULT_LOG_FILE", f"{settings.logs}, {rotated}")
     yield from _tried("alerts", lambda: _channels(settings) or _advised(live, NO_CHANNEL))
-    key = is_set("EVALVAULT_API_KEY", settings)
-    yield from _tried("access", lambda: "behind EVALVAULT_API_KEY" if key else _advised(live, NO_API_KEY))
+    yield from _access(settings, live)
     yield from _tried("backups", lambda: _backups(settings, live))
     yield from _tried("dagster", lambda: _dagster(settings))
+    yield from _tried("executor", lambda: _executor(settings))
     yield from _tried("catalog", lambda: str(settings.catalog) if settings.catalog.is_file() else _no_catalog(settings))
 
 
 NO_CHANNEL = (
     "nobody is told when a pass rate drops. Set SLACK_WEBHOOK_URL, SLACK_BOT_TOKEN, SMTP_URL or a webhook (docs/alerts.md)."
 )
-NO_API_KEY = "only this machine is served. Set EVALVAULT_API_KEY where others are to read the metrics (docs/monitoring.md)."
+NO_API_KEY = (
+    "only this machine is served. Set EVALVAULT_API_KEY where others are to see the UI or the metrics (docs/access.md)."
+)
 NO_PHOENIX = "runs are not sent to Phoenix. Set PHOENIX_ENABLED=true and PHOENIX_ENDPOINT (docs/phoenix.md)."
 NO_BACKUPS = "backups are not watched. Set EVALVAULT_BACKUPS_DIR to their folder (docs/alerts.md)."
 
@@ -176,6 +193,22 @@ def _written(area: str, folder: Path, variable: str, told: str) -> Iterator[Find
         yield Finding(area=area, said=said, state=State.MISSING)
 
 
+def _access(settings: Settings, live: bool) -> Iterator[Finding]:
+    """As the servers look before they start; one line for each that does not, or one for both."""
+    names = (settings.web_hosts or "localhost").split(",")
+    reached = next((name for name in names if not is_loopback(name)), names[0])
+    servers = {"The Dagster UI (EVALVAULT_WEB_HOSTS)": reached, "The exporter (EVALVAULT_METRICS_HOST)": settings.metrics_host}
+    tried = [one for what, host in servers.items() for one in _tried("access", partial(_guarded, settings, what, host, live))]
+    worst = max(tried, key=lambda one: list(State).index(one.state)).state
+    yield from dict.fromkeys(one for one in tried if one.state is worst)
+
+
+def _guarded(settings: Settings, what: str, host: str, live: bool) -> str:
+    key = settings.api_key
+    required_key(key.get_secret_value() if key else None, host=host, what=what)
+    return "behind EVALVAULT_API_KEY" if key else _advised(live, NO_API_KEY)
+
+
 def _backups(settings: Settings, live: bool) -> str:
     folder = settings.backups_dir
     if folder is None:
@@ -190,6 +223,12 @@ def _backups(settings: Settings, live: bool) -> str:
 def _dagster(settings: Settings) -> str:
     postgres = dagster_postgres(settings)
     return f"Postgres, {postgres['hostname']}:{postgres['port']}" if postgres else "SQLite, for one machine"
+
+
+def _executor(settings: Settings) -> str:
+    if settings.executor == "celery":
+        require_celery()
+    return settings.executor
 
 
 def _no_catalog(settings: Settings) -> str:
@@ -224,6 +263,11 @@ def _settings(file: Path | None, options: Mapping[str, Any]) -> tuple[Settings, 
         settings = read_into(Settings, file, **{**options, **{name: defaults[name] for name in wrong}})
     settings.with_places(file, {})
     return settings, wrong
+
+
+def _ignored(name: str, file: Path) -> Finding:
+    said = f"{name} stands in {file.name}, and is read from the process environment only. Export it."
+    return Finding(area="settings", said=said, state=State.MISSING)
 
 
 def _unknown(names: list[str], file: Path | None) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ def _with_scheme(url: str) -> str:
     try:
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        fine = fine and not parts.query and not parts.fragment
+        fine = fine and not parts.query and not parts.fragment and url.isprintable() and " " not in url
     except ValueError:  # a port that is no number, a bracket that is not closed
         fine = False
     if not fine:

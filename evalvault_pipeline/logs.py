@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 HIDDEN = "[SECRET]"
@@ -48,11 +48,18 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=No
 def know_secrets(values: Iterable[str]) -> None:
     """Hide these values from now on, with those of the environment's variables that are named as secrets.
 
-    Of a URL the password alone too; all of them also as they are where `%40` is read as `@`.
+    Of a URL the password alone too; all of them also as they are where `%40` is read as `@`, in a URL, and in JSON.
     """
     named = [value for name, value in os.environ.items() if _NAMES.search(name) and not _PLACES.search(name)]
     found = [part for value in (*values, *named) for part in (value, _password(value))]
-    _known.update(value for part in found for value in (part, unquote(part)) if len(value) >= SHORTEST_SECRET)
+    _known.update(value for part in found for value in _spellings(part) if len(value) >= SHORTEST_SECRET)
+
+
+def _spellings(part: str) -> set[str]:
+    texts = {part, unquote(part)}
+    in_urls = {form for text in texts for form in (quote(text), quote(text, safe=""), quote_plus(text))}
+    in_json = {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in texts for ascii_only in (True, False)}
+    return texts | in_urls | in_json
 
 
 def _password(url: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
@@ -40,7 +40,7 @@ SECRETS: dict[str, str] = {
     "SMTP_URL": "Mail server for alerts, `smtp://user:password@host:587` (STARTTLS) or `smtps://host`.",
     "EVALVAULT_ALERT_WEBHOOK_URL": "An address that every alert is posted to as JSON.",
     "EVALVAULT_API_KEY": "Key of webserver and exporter (`X-API-Key`), of 24 characters; else only this machine is served.",
-    "EVALVAULT_STORE_URL": "Score store as an SQLAlchemy URL, SQLite or Postgres; default: scores.sqlite among the results.",
+    "EVALVAULT_STORE_URL": "Score store: SQLAlchemy URL of SQLite or Postgres, or `dagster`; default: a file in the results.",
     "DAGSTER_PG_PASSWORD": "Password of Dagster's Postgres.",
     "VAULT_TOKEN": "Token for HashiCorp Vault; default: that of `vault login`.",
 }
@@ -142,6 +142,10 @@ class SecretSources(BaseSettings):
         """Note the settings file, and secrets that beat every source."""
         self._file, self._given = file, {name: SecretStr(value) for name, value in given.items() if value}
 
+    def kept(self) -> dict[str, str]:
+        """The variables of the settings file. Raises InvalidSetting where it is gone."""
+        return values_in(self._file) if self._file is not None else {}
+
     def entry(self, listed: str | None, name: str) -> Entry | None:
         return next((entry for entry in entries(listed or "") if entry.name == name), None)
 
@@ -236,7 +240,7 @@ def places(name: str, sources: SecretSources) -> Iterator[Place]:
         yield Place(told="argument", get=lambda _: given.get_secret_value())
     if name in os.environ:
         yield Place(told="environment", get=lambda _: os.environ.get(name, ""))
-    kept = values_in(sources._file) if sources._file is not None else {}
+    kept = sources.kept()
     pointer = f"{name}_FILE"
     if named := os.environ.get(pointer) or kept.get(pointer):
         yield _file(Path(named), f"{pointer} {named}")
@@ -275,7 +279,7 @@ def _usable(name: str, text: str, told: str) -> str:
 
 
 def _parts(name: str, text: str) -> list[str]:
-    """What must be hidden: the value, the password in it, and a webhook's path, which is what libraries tell of it."""
+    """What must be hidden: the value, the passwords in it, and a webhook's path, which is what libraries tell of it."""
     if "://" not in text:
         return [text]
     try:
@@ -284,7 +288,9 @@ def _parts(name: str, text: str) -> list[str]:
     except ValueError:  # no address: then it is hidden whole
         return [text]
     if name == "EVALVAULT_STORE_URL":
-        return [password, unquote(password)]
+        query = [pair.partition("=") for pair in parts.query.split("&")]
+        told = [value for key, _, value in query if "pass" in key.lower()]  # other values are words, such as `require`
+        return [password, *told, *map(unquote_plus, told)]
     path = parts.path.lstrip("/")
     return [text, password, unquote(password), parts.query, path if len(path) >= PATH_FROM else ""]
 

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from evalvault_pipeline.environment import Url, read_into, refuse_plain_file, settings_file, wrong_values
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
 from evalvault_pipeline.logs import know_secrets
-from evalvault_pipeline.secrets import SECRETS, SecretSources, is_set, read_secret
+from evalvault_pipeline.secrets import SECRETS, SecretSources, is_set, load_sources, read_secret
 
 ProfileName = Literal["offline", "dev", "prod", "openai", "gguf"]
 
@@ -31,6 +31,16 @@ DAGSTER_VARIABLES = {
     "DAGSTER_PG_PORT": "Its port; default 5432.",
     "DAGSTER_PG_USER": "Its user; its password is the secret `DAGSTER_PG_PASSWORD`.",
     "DAGSTER_PG_DB": "Its database; default dagster.",
+}
+CELERY_VARIABLES = {
+    "EVALVAULT_CELERY_BROKER": "Celery's broker, such as redis://host:6379/0, for EVALVAULT_EXECUTOR=celery.",
+    "EVALVAULT_CELERY_BACKEND": "Celery's result backend, such as redis://host:6379/1.",
+}
+# Read by Dagster, from the process environment only.
+PROCESS_VARIABLES = {
+    **CELERY_VARIABLES,
+    "EVALVAULT_CODE_SERVER_HOST": "Host at which `deploy/workspace.yaml` finds the code server.",
+    "EVALVAULT_CODE_SERVER_PORT": "Its port.",
 }
 
 
@@ -420,7 +430,7 @@ def variables() -> dict[str, Variable]:
 
 def our_names() -> set[str]:
     """Every name of an environment variable that means something to us."""
-    return {*variables(), *DAGSTER_VARIABLES, *(f"{name}_FILE" for name in SECRETS)}
+    return {*variables(), *DAGSTER_VARIABLES, *PROCESS_VARIABLES, *(f"{name}_FILE" for name in SECRETS)}
 
 
 def as_text(value: Any) -> str:
@@ -448,15 +458,20 @@ def load_settings(directory: Path | None = None, **overrides: Any) -> Settings:
 
 
 def dagster_postgres(sources: SecretSources | None = None) -> dict[str, Any] | None:
-    """How Dagster's Postgres is reached, None where Dagster keeps its runs in SQLite. Raises InvalidSetting."""
-    host = os.environ.get("DAGSTER_PG_HOST")
+    """How Dagster's Postgres is reached, None where Dagster keeps its runs in SQLite. Raises InvalidSetting.
+
+    `sources` None means those of the environment: Dagster's processes, too, read the settings file.
+    """
+    sources = sources or load_sources()
+    kept = sources.kept()
+    host, port, user, database = (os.environ.get(name) or kept.get(name) for name in DAGSTER_VARIABLES)
     if not host:
         return None
-    user, password = os.environ.get("DAGSTER_PG_USER"), read_secret("DAGSTER_PG_PASSWORD", sources)
+    password = read_secret("DAGSTER_PG_PASSWORD", sources)
     missing = [name for name, value in (("DAGSTER_PG_USER", user), ("DAGSTER_PG_PASSWORD", password)) if not value]
     if missing or password is None:
         raise InvalidSetting(f"DAGSTER_PG_HOST is set, but {', '.join(missing)} is not. Set both.")
-    port = os.environ.get("DAGSTER_PG_PORT") or "5432"
+    port = port or "5432"
     if not port.isdigit():
         raise InvalidSetting(f"DAGSTER_PG_PORT is `{port}`. Write a number, such as 5432.")
     return {
@@ -464,8 +479,15 @@ def dagster_postgres(sources: SecretSources | None = None) -> dict[str, Any] | N
         "port": int(port),
         "username": user,
         "password": password.get_secret_value(),
-        "db_name": os.environ.get("DAGSTER_PG_DB") or "dagster",
+        "db_name": database or "dagster",
     }
+
+
+def require_celery() -> None:
+    """Raises InvalidSetting where its broker or backend is not set."""
+    missing = [name for name in CELERY_VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise InvalidSetting(f"EVALVAULT_EXECUTOR is `celery`, but {', '.join(missing)} is not set. Set both.")
 
 
 def _passwords(settings: Settings) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evalvault_pipeline.check_env import EnvironmentCheck, State, check_environment
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROCESS_VARIABLES, variables
 from evalvault_pipeline_tests.doubles.secret_services import AwsSecrets
 from evalvault_pipeline_tests.stack import UserProject
 
@@ -47,7 +47,7 @@ def told(found: EnvironmentCheck, state: State) -> dict[str, str]:
 def test_every_variable_has_a_line_with_its_source(project: Path) -> None:
     (project / ".env.test").write_text("EVALVAULT_PROFILE=dev\nOLLAMA_BASE_URL=gpu:11434\n")
     found = checked(EVALVAULT_ENV="test", EVALVAULT_TOKENIZER="ngram", EVALVAULT_PROFILE="")
-    assert [row.variable for row in found.rows if row.variable not in DAGSTER_VARIABLES] == list(variables())
+    assert {row.variable for row in found.rows} == {*variables(), *DAGSTER_VARIABLES, *PROCESS_VARIABLES}
     sources = {row.variable: (row.value, row.source) for row in found.rows}
     assert sources["EVALVAULT_PROFILE"] == ("dev", ".env.test")
     assert sources["OLLAMA_BASE_URL"] == ("http://gpu:11434", ".env.test"), "completed"
@@ -133,6 +133,20 @@ def test_every_fault_is_named_and_none_of_their_values(project: Path, aws: AwsSe
         ({"EVALVAULT_PROFILE": "production"}, "`EVALVAULT_PROFILE` cannot be used"),
         ({"EVALVAULT_PROFILE": "gguf"}, "`EVALVAULT_GGUF` is not set"),
         ({"EVALVAULT_PROFILE": "gguf", "EVALVAULT_GGUF": "gone.gguf"}, "there is no such file"),
+        (
+            {"EVALVAULT_WEB_HOSTS": "localhost,eval.example"},
+            "The Dagster UI (EVALVAULT_WEB_HOSTS) would be open to everybody on eval.example",
+        ),
+        (
+            {"EVALVAULT_WEB_HOSTS": "eval.example", "EVALVAULT_API_KEY": "short"},
+            "on eval.example with a key that is too short",
+        ),
+        ({"EVALVAULT_METRICS_HOST": "0.0.0.0"}, "The exporter (EVALVAULT_METRICS_HOST) would be open to everybody on 0.0.0.0"),
+        ({"EVALVAULT_EXECUTOR": "celery"}, "EVALVAULT_CELERY_BROKER, EVALVAULT_CELERY_BACKEND is not set"),
+        (
+            {"EVALVAULT_EXECUTOR": "celery", "EVALVAULT_CELERY_BROKER": "redis://:canary@db"},
+            "EVALVAULT_CELERY_BACKEND is not set",
+        ),
     ],
 )
 def test_a_fault_alone_is_exit_code_2(project: Path, environment: dict[str, str], said: str) -> None:
@@ -140,6 +154,48 @@ def test_a_fault_alone_is_exit_code_2(project: Path, environment: dict[str, str]
     (missing,) = [one for one in found.findings if one.state is State.MISSING]
     assert said in missing.said and "canary" not in repr(found)
     assert found.exit_code == 2
+
+
+def test_a_server_that_others_reach_without_a_key_is_a_fault_for_each_of_both(project: Path) -> None:
+    found = checked("prod", EVALVAULT_WEB_HOSTS="eval.example", EVALVAULT_METRICS_HOST="::")
+    missing = [one.said for one in found.findings if one.state is State.MISSING]
+    assert len(missing) == 2 and all("docs/access.md" in said for said in missing)
+    assert "docs/access.md" in told(checked("prod"), State.ADVICE)["access"]
+
+
+def test_a_key_that_cannot_be_read_guards_nothing(project: Path) -> None:
+    found = checked(EVALVAULT_API_KEY_FILE="gone", EVALVAULT_METRICS_HOST="0.0.0.0")
+    assert "EVALVAULT_API_KEY_FILE gone cannot be read" in told(found, State.MISSING)["access"]
+    assert "access" not in told(found, State.OK)
+
+
+def test_dagsters_postgres_is_read_from_the_settings_file(project: Path) -> None:
+    (project / ".env.test").write_text(
+        "DAGSTER_PG_HOST=db\nDAGSTER_PG_USER=u\nDAGSTER_PG_PORT=1\nDAGSTER_PG_PASSWORD=canary-pw\n"
+    )
+    found = checked(EVALVAULT_ENV="test", DAGSTER_PG_PORT="6432")
+    rows = {row.variable: (row.value, row.source) for row in found.rows}
+    assert rows["DAGSTER_PG_HOST"] == ("db", ".env.test")
+    assert rows["DAGSTER_PG_PORT"] == ("6432", "environment")
+    assert rows["DAGSTER_PG_DB"] == ("", "not set")
+    assert told(found, State.OK)["dagster"] == "Postgres, db:6432"
+    assert found.exit_code == 0
+
+
+@pytest.mark.parametrize("name", PROCESS_VARIABLES)
+def test_what_only_the_process_environment_may_set_is_a_fault_in_the_settings_file(project: Path, name: str) -> None:
+    (project / ".env.test").write_text(f"{name}=redis://:canary@db:6379/0\n")
+    found = checked(EVALVAULT_ENV="test")
+    assert told(found, State.MISSING)["settings"] == (
+        f"{name} stands in .env.test, and is read from the process environment only. Export it."
+    )
+    assert found.exit_code == 2 and "canary" not in repr(found)
+    with_both = checked(EVALVAULT_ENV="test", **{name: "redis://:canary@db:6379/1"})
+    assert {row.variable: (row.value, row.source) for row in with_both.rows}[name] == (
+        "redis://[SECRET]@db:6379/1",
+        "environment",
+    )
+    assert all(name not in one.said for one in with_both.findings if one.state is State.ADVICE)
 
 
 def test_a_plain_env_file_is_a_fault(project: Path) -> None:

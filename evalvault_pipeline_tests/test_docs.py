@@ -27,7 +27,7 @@ from evalvault_pipeline.reporting.gate import Outcome
 from evalvault_pipeline.scoring.metrics import METRICS
 from evalvault_pipeline.scoring.model import Reason
 from evalvault_pipeline.scoring.store import scores
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROCESS_VARIABLES, PROFILES, variables
 from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.stack import BIN, UserProject
 
@@ -124,7 +124,7 @@ def _subclasses(error: type[PipelineError]) -> set[type[PipelineError]]:
 
 
 def test_every_setting_and_profile_is_documented() -> None:
-    assert {*variables(), *DAGSTER_VARIABLES, *PROFILES} <= in_code(page("configuration.md"))
+    assert {*variables(), *DAGSTER_VARIABLES, *PROCESS_VARIABLES, *PROFILES} <= in_code(page("configuration.md"))
 
 
 def test_every_metric_has_its_row_its_formula_and_its_limits() -> None:

@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from evalvault_pipeline.scoring.store import ScoreKey, ScoreStore, StoredScore, new_owner
 from evalvault_pipeline_tests.postgres_server import PASSWORD, PostgresServer
 from evalvault_pipeline_tests.stack import UserProject, wait_for
@@ -126,8 +128,12 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_score_of_the_run_that_w
             assert store.count() == 400
 
 
-def test_a_postgres_host_without_user_and_password_is_one_clear_sentence(tmp_path: Path) -> None:
-    project = UserProject(tmp_path, DAGSTER_PG_HOST="127.0.0.1")
+@pytest.mark.parametrize("source", ["environment", "settings file"])
+def test_a_postgres_host_without_user_and_password_is_one_clear_sentence(tmp_path: Path, source: str) -> None:
+    """Dagster's storage reads the settings file as well: else runs would quietly go to SQLite."""
+    host = {"DAGSTER_PG_HOST": "127.0.0.1"} if source == "environment" else {"EVALVAULT_ENV": "test"}
+    project = UserProject(tmp_path, **host)
+    (project.folder / ".env.test").write_text("DAGSTER_PG_HOST=127.0.0.1\n", encoding="utf-8")
     done = project.run("evalvault", "backfill", "insurance_qa_en", check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "DAGSTER_PG_HOST is set, but DAGSTER_PG_USER, DAGSTER_PG_PASSWORD is not" in done.stderr

@@ -121,6 +121,38 @@ def test_nothing_that_dagster_keeps_holds_personal_data(project: UserProject) ->
     assert "8 PHONE" in checked.stdout
 
 
+def test_a_file_whose_first_row_is_no_header_tells_nobody_of_the_people_in_it(project: UserProject) -> None:
+    good = project.folder / "data" / "datasets" / "people" / "2026w47.csv"
+    good.parent.mkdir()
+    good.write_text("id,question,answer,contexts\nq1,얼마?,3만원,3만원\n", encoding="utf-8")
+    catalog = '[datasets.people]\nfiles = "datasets/people/*"\nmetrics = ["chrf"]\n'
+    (project.folder / "data" / "catalog.toml").write_text(catalog, encoding="utf-8")
+    in_dagster = ("-m", "evalvault_pipeline.definitions")
+    project.run("dagster", "job", "execute", *in_dagster, "-j", "register_snapshots_job")
+    numbers = ",".join(VALUES[kind] for kind in (Kind.PHONE, Kind.SSN, Kind.EMAIL))
+    good.write_text(f"p1,{numbers},계좌 {VALUES[Kind.ACCOUNT]}\n", encoding="utf-8")
+    repeated, threshold = good.with_name("2026w48.csv"), good.with_name("2026w49.csv")
+    repeated.write_text(f"p1,{VALUES[Kind.PHONE]},{VALUES[Kind.PHONE]}\n", encoding="utf-8")
+    digits = re.sub(r"\D", "", VALUES[Kind.PHONE])[1:]
+    header = "id,question,answer,contexts,threshold_chrf"
+    threshold.write_text(f"{header}\nq1,얼마?,3만원,3만원,{digits}\n", encoding="utf-8")
+    partition = ("--select", "people/cases", "--partition", "2026w47/0001")
+    for command in (
+        ("dagster", "asset", "materialize", *in_dagster, *partition),
+        ("dagster", "job", "execute", *in_dagster, "-j", "register_snapshots_job"),
+        ("dagster", "job", "execute", *in_dagster, "-j", "all_datasets_evaluation_job"),
+        ("evalvault", "backfill", "people"),
+        ("evalvault", "catalog", "check"),
+        *(("evalvault", "run", str(file), "-m", "chrf") for file in (good, repeated, threshold)),
+    ):
+        done = project.run(*command, check=False, COLUMNS="400")
+        assert done.returncode, command
+        assert traces_in((done.stdout + done.stderr).encode()) == [], command
+    assert left_behind(project.folder, good, repeated, threshold) == {}
+    runs = (project.folder / "data" / ".dagster" / "history" / "runs").glob("*.db")
+    assert sum(b"found: p1, [PHONE], [SSN], [EMAIL], " in file.read_bytes() for file in runs) >= 2
+
+
 def test_block_refuses_the_file_before_the_judge_is_asked_and_skips_rows_on_demand(
     project: UserProject, judge: OpenAIServer
 ) -> None:

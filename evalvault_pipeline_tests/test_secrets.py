@@ -442,6 +442,11 @@ def test_a_mask_shows_four_characters_at_most_and_nothing_of_a_short_key() -> No
         ("SLACK_WEBHOOK_URL", "https://slack.invalid/services/T000/B000/canary", "POST /services/T000/B000/canary HTTP/1.1"),
         ("EVALVAULT_ALERT_WEBHOOK_URL", "https://pager.invalid/hook?token=canary-1", "/hook?token=canary-1"),
         ("EVALVAULT_STORE_URL", "postgresql://user:canary%2D1@db/scores", "canary-1"),
+        ("EVALVAULT_STORE_URL", "postgresql://db/scores?user=u&password=canary%2F2+3&sslmode=require", "canary/2 3"),
+        ("EVALVAULT_STORE_URL", "postgresql://db/scores?user=u&password=canary%2F4+5&sslmode=require", "canary%2F4+5"),
+        ("DAGSTER_PG_PASSWORD", 'c@nary/"4ö', "c%40nary%2F%224%C3%B6"),
+        ("DAGSTER_PG_PASSWORD", 'c@nary/"5ö', r"c@nary/\"5ö"),
+        ("DAGSTER_PG_PASSWORD", 'c@nary/"6ö', r"c@nary/\"6\u00f6"),
     ],
 )
 def test_a_value_is_hidden_from_the_moment_when_it_is_read_and_so_are_its_parts(
@@ -457,10 +462,11 @@ def test_a_value_is_hidden_from_the_moment_when_it_is_read_and_so_are_its_parts(
 def test_a_store_without_a_password_and_an_ordinary_path_are_no_secrets(tmp_path: Path) -> None:
     settings = load_settings(
         tmp_path,
-        EVALVAULT_STORE_URL="sqlite:///results/my-scores.sqlite",
+        EVALVAULT_STORE_URL="sqlite:///results/my-scores.sqlite?isolation=required",
         EVALVAULT_ALERT_WEBHOOK_URL="https://pager.invalid/alerts",
     )
-    assert settings.score_store_url == "sqlite:///results/my-scores.sqlite"
+    assert settings.score_store_url == "sqlite:///results/my-scores.sqlite?isolation=required"
+    assert without_secrets("it is required") == "it is required"
     assert value_of("EVALVAULT_ALERT_WEBHOOK_URL", settings)
     assert without_secrets("sqlite:///results/my-scores.sqlite and alerts") == "sqlite:///results/my-scores.sqlite and alerts"
 

@@ -14,7 +14,7 @@ from evalvault_pipeline.environment import values_in
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
 from evalvault_pipeline.scoring.judges import JudgeSpec, judge_spec
 from evalvault_pipeline.secrets import SECRETS, read_secret
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROFILES, ProfileName, load_settings, variables
+from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROCESS_VARIABLES, PROFILES, ProfileName, load_settings, variables
 from evalvault_pipeline_tests.conftest import PROJECT
 
 KEY = "sk-very-secret"
@@ -190,7 +190,7 @@ def test_the_example_changes_nothing_as_it_stands_and_holds_every_default(tmp_pa
     (tmp_path / ".env.example").write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE))
     assert load_settings(tmp_path) == plain
     listed = re.findall(r"^# ([A-Z_]+)=", text, flags=re.MULTILINE)
-    assert sorted(listed) == sorted([*variables(), *DAGSTER_VARIABLES])
+    assert sorted(listed) == sorted([*variables(), *DAGSTER_VARIABLES, *PROCESS_VARIABLES])
 
 
 def test_an_env_file_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -216,7 +216,9 @@ def test_a_plain_env_file_that_sets_one_of_our_variables_is_refused(tmp_path: Pa
     assert KEY not in message
 
 
-@pytest.mark.parametrize("name", ["OPENAI_API_KEY_FILE", "DAGSTER_PG_HOST", "VAULT_TOKEN", "EVALVAULT_AWS_SECRET"])
+@pytest.mark.parametrize(
+    "name", ["OPENAI_API_KEY_FILE", "DAGSTER_PG_HOST", "VAULT_TOKEN", "EVALVAULT_AWS_SECRET", *PROCESS_VARIABLES]
+)
 def test_a_plain_env_file_that_says_where_secrets_or_runs_are_is_refused_too(tmp_path: Path, name: str):
     (tmp_path / ".env").write_text(f"{name}=anything\n")
     assert f" sets {name}, " in refusal_of(tmp_path)
@@ -374,7 +376,16 @@ def test_a_budget_in_any_other_form_is_refused_with_one_that_is_right(tmp_path: 
 @pytest.mark.parametrize("name", ["OLLAMA_BASE_URL", "OPENAI_BASE_URL"])
 @pytest.mark.parametrize(
     "url",
-    ["ftp://localhost", "htp://localhost:11434", "http://localhost:abc", "http://localhost:99999", "http://[::1", "http://"],
+    [
+        "ftp://localhost",
+        "htp://localhost:11434",
+        "http://localhost:abc",
+        "http://localhost:99999",
+        "http://[::1",
+        "http://",
+        "http://a b",
+        "http://a\tb",
+    ],
 )
 def test_an_address_that_no_server_can_have_is_refused_before_anything_is_asked(tmp_path: Path, name: str, url: str):
     message = refusal_of(tmp_path, **{name: url})

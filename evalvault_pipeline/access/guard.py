@@ -55,7 +55,7 @@ class Guard:
         request = Request(scope)
         answer = _health(request) or self._misplaced(request)
         if answer is None and self._login is not None:
-            answer = await self._login.answer(request, receive) or self._login.refuses(request)
+            answer = await self._login.refresh() or await self._login.answer(request, receive) or self._login.refuses(request)
         answer = answer or _misused(request)
         if answer is not None:
             await say(send, answer)
@@ -67,30 +67,15 @@ class Guard:
         by_key = self._login is not None and bool(request.all(b"x-api-key"))
         refused = (
             self._misplaced(request)
-            or (self._login.refuses(request) if self._login else None)
+            or (await self._login.refresh() or self._login.refuses(request) if self._login else None)
             or not (by_key or request.has_own_origin())  # a browser always says whose page asks
         )
         if refused:
             await refuse_websocket(receive, send)
             return
-        session = self._login.session(request) if self._login and not by_key else None
-        await self._app(_without_secrets(scope), receive, self._while_alive(session, send))
-
-    def _while_alive(self, session: str | None, send: Send) -> Send:
-        """Sends until the session ends, by its time or by a log-out; then closes the WebSocket."""
-        if self._login is None or session is None:
-            return send
-        login, closed = self._login, False
-
-        async def send_while_alive(message: Message) -> None:
-            nonlocal closed
-            if not closed and not login.is_alive(session):
-                closed = True
-                await send({"type": "websocket.close", "code": 1008})
-            elif not closed:
-                await send(message)
-
-        return send_while_alive
+        if self._login is not None:
+            receive, send = _while_admitted(self._login, self._login.admission(request), receive, send)
+        await self._app(_without_secrets(scope), receive, send)
 
     def _misplaced(self, request: Request) -> Answer | None:
         """Not asked under a name of ours, or on behalf of another site's page."""
@@ -105,6 +90,30 @@ class Guard:
         if request.is_followed_link():
             return page(200, onward_page(request.target))
         return error(403, "Requests of other sites are refused.")
+
+
+def _while_admitted(login: Login, admitted: Callable[[], bool], receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Both ways of a WebSocket until its session or its key ends, by its time, by a log-out or a rotation; then closes it."""
+    closed = False
+
+    async def ended() -> bool:
+        nonlocal closed
+        lasts = await login.refresh() is None and admitted()
+        if not lasts and not closed:
+            closed = True
+            await send({"type": "websocket.close", "code": 1008})
+        return closed
+
+    async def receive_while_admitted() -> Message:
+        message = await receive()
+        over = message["type"] != "websocket.disconnect" and await ended()
+        return {"type": "websocket.disconnect", "code": 1008} if over else message
+
+    async def send_while_admitted(message: Message) -> None:
+        if not await ended():
+            await send(message)
+
+    return receive_while_admitted, send_while_admitted
 
 
 def _health(request: Request) -> Answer | None:

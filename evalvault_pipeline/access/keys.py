@@ -1,6 +1,8 @@
 """The key that clients send as `X-API-Key`: when one is needed, whether what was sent is it, who was wrong too often.
 
-The same for the webserver (guard.py) and for the exporter (publishing/prometheus.py).
+The first two are the same for the webserver (guard.py) and for the exporter (publishing/prometheus.py). Only the webserver
+has those wait who were wrong too often: the exporter tells figures alone, and a scraper with an old key is to be served again
+as soon as it has the new one.
 """
 
 from __future__ import annotations
@@ -30,6 +32,12 @@ class ApiKey:
     def matches(self, given: bytes) -> bool:
         return hmac.compare_digest(hashlib.sha256(given).digest(), self._digest)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ApiKey) and hmac.compare_digest(self._digest, other._digest)
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
     def derived(self, purpose: str) -> bytes:
         """A key for something else, from which this one cannot be told."""
         return hmac.digest(self._digest, purpose.encode(), "sha256")
@@ -44,7 +52,7 @@ def required_key(text: str | None, *, host: str, what: str) -> ApiKey | None:
         return ApiKey(text) if text else None
     remedy = (
         f"Set EVALVAULT_API_KEY to at least {SHORTEST_KEY} characters (`openssl rand -hex 24` makes a key), "
-        "or serve 127.0.0.1 alone."
+        "or serve 127.0.0.1 alone (docs/access.md)."
     )
     if not text:
         raise InvalidSetting(f"{what} would be open to everybody on {host or 'every address'}. {remedy}")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlencode
 
 from evalvault_pipeline.access.answers import Answer, Header, Receive, error, not_a_method, page, redirect, retry_after
@@ -13,22 +14,59 @@ from evalvault_pipeline.access.keys import ApiKey, Failures
 from evalvault_pipeline.access.pages import NOT_FROM_HERE, WRONG_KEY, login_page, logout_page, wait
 from evalvault_pipeline.access.requests import Request, local_target
 from evalvault_pipeline.access.sessions import Sessions
+from evalvault_pipeline.errors import PipelineError
 
 FORM_BYTES = 8192
 FORM_SECONDS = 10.0
+KEY_SECONDS = 2.0  # for which a key that was read is used: a page of the UI asks for dozens of files at once
 
 logger = logging.getLogger(__name__)
 
 
 class Login:
-    """Of a server with a key."""
+    """Of a server with a key, which may be rotated while it serves: `read_key` raises PipelineError where there is none to use.
+
+    Whoever asks this anything awaits `refresh` before. Raises as `read_key` for the first one.
+    """
 
     def __init__(
-        self, key: ApiKey, *, hours: float = 12.0, clock: Callable[[], float] = time.time, failures: Failures | None = None
+        self,
+        read_key: Callable[[], ApiKey],
+        *,
+        hours: float = 12.0,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+        failures: Failures | None = None,
     ) -> None:
-        self._key = key
-        self._sessions = Sessions(key, seconds=hours * 3600, clock=clock)
+        self._read_key, self._seconds, self._clock, self._ticks = read_key, hours * 3600, clock, ticks
         self._failures = failures or Failures()
+        self._reading, self._reader = asyncio.Lock(), ThreadPoolExecutor(1)  # AWS or Vault may be slow, and Dagster busy
+        key = read_key()
+        self._key: ApiKey | None = key  # None: nobody is let in
+        self._sessions = self._sessions_of(key)
+        self._read_at = ticks()
+
+    async def refresh(self) -> Answer | None:
+        """Take up a key that was rotated; sessions of the one before end. An answer where there is none to use."""
+        async with self._reading:
+            if self._ticks() - self._read_at >= KEY_SECONDS:
+                await self._read_again()
+        return None if self._key else error(503, "The key of this server cannot be read. Its log says why.")
+
+    async def _read_again(self) -> None:
+        try:
+            self._key = await asyncio.get_running_loop().run_in_executor(self._reader, self._read_key)
+        except PipelineError as problem:
+            if self._key:
+                logger.error("nobody is let in until the key can be read: %s", problem)
+            self._key = None
+        if self._key and self._key != self._sessions.key:
+            logger.info("the key was rotated, and sessions of the one before have ended")
+            self._sessions = self._sessions_of(self._key)
+        self._read_at = self._ticks()
+
+    def _sessions_of(self, key: ApiKey) -> Sessions:
+        return Sessions(key, seconds=self._seconds, clock=self._clock)
 
     def refuses(self, request: Request) -> Answer | None:
         """None for who is let in. Where a key is sent, it alone counts."""
@@ -49,8 +87,12 @@ class Login:
         """The token of the browser's session, where it is alive."""
         return self._sessions.find(request.all(b"cookie"))
 
-    def is_alive(self, session: str) -> bool:
-        return self._sessions.alive(session)
+    def admission(self, request: Request) -> Callable[[], bool]:
+        """Says, after `refresh`, whether who is not refused now is still to be let in: by this key, or by this session."""
+        session, key = self.session(request), self._key
+        if request.all(b"x-api-key") or session is None:
+            return lambda: self._key == key
+        return lambda: self._sessions.alive(session)
 
     async def answer(self, request: Request, receive: Receive) -> Answer | None:
         """The answer of `/login` and `/logout`; None for another path."""
@@ -94,7 +136,7 @@ class Login:
         """None for the key; 0 for another, or for two; else the seconds until this address may try again."""
         if seconds := self._failures.wait(request.client):
             return seconds
-        if len(given) == 1 and self._key.matches(given[0]):
+        if self._key and len(given) == 1 and self._key.matches(given[0]):
             return None
         self._failures.note(request.client)
         seconds = self._failures.wait(request.client)

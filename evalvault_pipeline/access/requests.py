@@ -17,7 +17,10 @@ Scope = MutableMapping[str, Any]
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
 _LOCAL_TARGET = re.compile(r"/(?![/\\])[\x21-\x7e]*")
 _PORTS = {"http": "80", "https": "443"}
-_FORWARDING = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
+_FORWARDING = (
+    *(b"forwarded", b"via", b"x-real-ip", b"cf-connecting-ip"),
+    *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-forwarded-server"),
+)
 
 
 class Request:

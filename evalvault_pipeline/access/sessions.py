@@ -21,7 +21,7 @@ class Sessions:
     """
 
     def __init__(self, key: ApiKey, *, seconds: float, clock: Callable[[], float] = time.time) -> None:
-        self._secret, self.seconds, self._clock = key.derived("session"), int(seconds), clock
+        self.key, self._secret, self.seconds, self._clock = key, key.derived("session"), int(seconds), clock
         self.name = f"evalvault_{key.derived('cookie').hex()[:12]}"
         self._ended: dict[str, int] = {}
 

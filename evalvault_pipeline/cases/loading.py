@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalvault_pipeline.cases.model import DatasetHeader, EvalCase, PiiReport, RowProblem
-from evalvault_pipeline.cases.redaction import Firewall, Policy
+from evalvault_pipeline.cases.redaction import Firewall, Policy, redacted
 from evalvault_pipeline.cases.rows import (
     ALIASES,
     REQUIRED,
@@ -256,7 +256,8 @@ def _sheet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
         finally:
             workbook.close()
     except (*broken_zip, *broken_content) as error:
-        raise UnreadableFile(f"{path}: is no workbook that can be opened ({error}). Save it again as .xlsx.") from None
+        why = redacted(str(error))
+        raise UnreadableFile(f"{path}: is no workbook that can be opened ({why}). Save it again as .xlsx.") from None
 
 
 def _read_parquet(path: Path, items: HeaderItems) -> Iterator[Row]:
@@ -281,7 +282,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
             for batch in file.iter_batches(batch_size=256):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise UnreadableFile(f"{path}: is no Parquet file that can be opened ({error}). Write it again.") from None
+        why = redacted(str(error))
+        raise UnreadableFile(f"{path}: is no Parquet file that can be opened ({why}). Write it again.") from None
 
 
 READERS: Mapping[str, Callable[[Path, HeaderItems], Iterator[Row]]] = {
@@ -297,16 +299,17 @@ TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
 
 def _columns(path: Path, line: int, names: list[str]) -> list[str]:
+    """The column names. In a file without a header they are a case, so of what they hold nobody is told more than of a case."""
     columns = [name.strip() for name in names]
     named = [name for name in columns if name]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
-        raise UnreadableFile(f"{path}:{line}: the column `{twice[0]}` stands there twice. Rename one.")
+        raise UnreadableFile(f"{path}:{line}: the column `{redacted(twice[0])}` stands there twice. Rename one.")
     missing = [name for name in REQUIRED if name not in with_canonical_names(dict.fromkeys(named))]
     if missing:
         also = ", ".join(f"{theirs} for {ours}" for theirs, ours in ALIASES.items())
         raise UnreadableFile(
-            f"{path}:{line}: the columns {', '.join(missing)} are missing; found: {', '.join(named) or 'none'}. "
+            f"{path}:{line}: the columns {', '.join(missing)} are missing; found: {redacted(', '.join(named)) or 'none'}. "
             f"Add them (ragas's names are fine too: {also})."
         )
     return columns
@@ -321,7 +324,8 @@ def _collect_thresholds(path: Path, line: int, row: Mapping[str, Any], items: He
                 continue
             seen_line, seen = items.setdefault(name, (line, value))
             if seen != value:
-                raise UnreadableFile(f"{path}:{line}: {name}: is {value}, in line {seen_line} it is {seen}. Write one value.")
+                where = f"{path}:{line}: {redacted(name)}"
+                raise UnreadableFile(f"{where}: is {value}, in line {seen_line} it is {seen}. Write one value.")
 
 
 def _header(path: Path, items: HeaderItems, firewall: Firewall) -> DatasetHeader:

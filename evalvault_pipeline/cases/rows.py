@@ -15,12 +15,14 @@ from datetime import date, datetime, time
 from typing import Any
 
 from evalvault_pipeline.cases.model import SCORED_METADATA, EvalCase, RowProblem
+from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.errors import UnreadableFile
 
 # Names that ragas gives to the same columns.
 ALIASES = {"user_input": "question", "response": "answer", "retrieved_contexts": "contexts", "reference": "ground_truth"}
 REQUIRED = ("id", "question", "answer", "contexts")
 THRESHOLD_PREFIX = "threshold_"
+SHOWN_CHARS = 6  # of what should be a threshold: what is longer may be a telephone number
 _SPREADSHEET_ERRORS = {"#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # `[별표 1] 지급기준 ...` is how Korean policies open a paragraph: a short title in brackets, with text behind it.
@@ -233,7 +235,9 @@ def threshold_of(metric: str, value: Any, *, path: str, line: int) -> float | No
         except ValueError:
             number = None
     if number is None or not 0.0 <= number <= 1.0:
+        text = str(value)
+        found = f"`{text}`" if len(text) <= SHOWN_CHARS else f"{len(text)} characters long"
         raise UnreadableFile(
-            f"{path}:{line}: threshold of {metric}: is `{value}`. Write a number from 0 to 1, or null for the default."
+            f"{path}:{line}: threshold of {redacted(metric)}: is {found}. Write a number from 0 to 1, or null for the default."
         )
     return number

@@ -6,18 +6,14 @@ Scoring is one step with many calls in flight, so a run is spread over machines 
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import dagster as dg
 
 from evalvault_pipeline.errors import InvalidSetting
+from evalvault_pipeline.settings import CELERY_VARIABLES, require_celery
 
 Executor = Literal["in_process", "multiprocess", "celery", "k8s"]
-VARIABLES = {
-    "EVALVAULT_CELERY_BROKER": "Celery's broker, such as redis://host:6379/0, for EVALVAULT_EXECUTOR=celery.",
-    "EVALVAULT_CELERY_BACKEND": "Celery's result backend, such as redis://host:6379/1.",
-}
 
 
 def executor_named(name: Executor) -> dg.ExecutorDefinition:
@@ -33,15 +29,13 @@ def executor_named(name: Executor) -> dg.ExecutorDefinition:
 
 
 def _celery() -> dg.ExecutorDefinition:
-    missing = [variable for variable in VARIABLES if not os.environ.get(variable)]
-    if missing:
-        raise InvalidSetting(f"EVALVAULT_EXECUTOR is `celery`, but {', '.join(missing)} is not set. Set both.")
+    require_celery()
     try:
         from evalvault_pipeline.defs.celery_workers import celery_executor
     except ModuleNotFoundError as error:
         raise _without_extra("celery", error) from None
     # By their names: what stands in a definition is kept in Dagster's database, and these may hold a password.
-    names = dict(zip(("broker", "backend"), VARIABLES, strict=True))
+    names = dict(zip(("broker", "backend"), CELERY_VARIABLES, strict=True))
     return celery_executor.configured({key: {"env": variable} for key, variable in names.items()}, name="celery")
 
 

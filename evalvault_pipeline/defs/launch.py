@@ -13,6 +13,7 @@ import dagster as dg
 
 from evalvault_pipeline import errors
 from evalvault_pipeline.cases.catalog import DatasetSpec
+from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.defs.partitions import register_snapshot
 from evalvault_pipeline.defs.retries import DATABASE_AWAY, MAX_RETRIES_TAG
 from evalvault_pipeline.errors import InvalidSetting, PipelineError, ServiceUnavailable
@@ -53,7 +54,8 @@ def evaluate_snapshot(
     try:
         registration = register_snapshot(instance, spec, snapshot)
     except PipelineError as error:
-        return Outcome(dataset=spec.name, snapshot=snapshot, run_id="", exit_code=error.exit_code, line=f"{name}: {error}")
+        line = redacted(f"{name}: {error}")
+        return Outcome(dataset=spec.name, snapshot=snapshot, run_id="", exit_code=error.exit_code, line=line)
     bury_dead_runs(instance, job.name)
     outcome: Outcome | None = None
     for range_tags in registration.runs:

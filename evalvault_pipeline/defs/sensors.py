@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
+from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.defs.jobs import evaluation_job_name
 from evalvault_pipeline.defs.partitions import register_snapshot
 from evalvault_pipeline.defs.scrubbing import scrubbed
@@ -64,7 +65,7 @@ def new_snapshot_sensor(catalog: Catalog, jobs: list[Any]) -> dg.SensorDefinitio
         return dg.SensorResult(
             run_requests=requests,
             cursor=json.dumps(seen),
-            skip_reason=None if requests else dg.SkipReason("\n".join(problems) or "no snapshot is new or changed"),
+            skip_reason=None if requests else dg.SkipReason(redacted("\n".join(problems)) or "no snapshot is new or changed"),
         )
 
     return watch_snapshots

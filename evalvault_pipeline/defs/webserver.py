@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from evalvault_pipeline.access.guard import Application, Guard
-from evalvault_pipeline.access.keys import is_loopback, required_key
+from evalvault_pipeline.access.keys import ApiKey, is_loopback, required_key
 from evalvault_pipeline.access.login import Login
 from evalvault_pipeline.defs.launch import dagster_instance
 from evalvault_pipeline.errors import InvalidSetting, ServiceUnavailable
@@ -68,10 +68,18 @@ def serve_webserver(
 
 def login_of(settings: Settings, names: list[str]) -> Login | None:
     """None: no key is set, and these names of the server are all of loopback. Raises InvalidSetting."""
-    key = settings.api_key.get_secret_value() if settings.api_key else None
     reached = next((name for name in names if not is_loopback(name)), names[0])  # behind a proxy: its name
-    checked = required_key(key, host=reached, what="The Dagster UI")
-    return Login(checked, hours=settings.web_session_hours) if checked else None
+
+    def read() -> ApiKey | None:
+        key = settings.api_key
+        return required_key(key.get_secret_value() if key else None, host=reached, what="The Dagster UI")
+
+    def read_again() -> ApiKey:
+        if key := read():
+            return key
+        raise InvalidSetting("EVALVAULT_API_KEY was set when the Dagster UI was started, and is not any more. Set it again.")
+
+    return Login(read_again, hours=settings.web_session_hours) if read() else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalvault_pipeline.cases.model import PiiReport
+from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.publishing.alert_book import Delivery
 from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, percent, why
 from evalvault_pipeline.publishing.results_file import CaseEntry
@@ -204,7 +205,7 @@ def print_catalog(states: Iterable[SnapshotState], console: Console, *, title: s
     for item in states:
         masked = _pii(item.pii)
         fine = Text.assemble(("fine", "green"), "; " if masked else "", masked)
-        state = fine if item.problem is None else _text(item.problem, "red")
+        state = fine if item.problem is None else _text(redacted(item.problem), "red")
         table.add_row(item.dataset, item.snapshot, item.cases, item.batches, item.language, state)
     console.print(table)
 

@@ -120,10 +120,12 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 @contextmanager
-def served(key: str | None = KEY, *, proxies: str | None = None, guarded: bool = True, **guard: Any) -> Iterator[Site]:
-    site = Site()
-    if key:
-        site.login = Login(ApiKey(key), hours=12, clock=site.clock, failures=Failures(clock=site.clock))
+def served(
+    key: str | None = KEY, *, login: Login | None = None, proxies: str | None = None, guarded: bool = True, **guard: Any
+) -> Iterator[Site]:
+    site = Site(login=login)
+    if key and not login:
+        site.login = Login(lambda: ApiKey(key), hours=12, clock=site.clock, failures=Failures(clock=site.clock))
     server = web_server(Guard(site, login=site.login, **guard) if guarded else site, proxies=proxies)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         site.port = listening.getsockname()[1]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from socket import create_connection
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,7 +22,9 @@ from evalvault_pipeline.access.guard import Guard
 from evalvault_pipeline.access.keys import ApiKey, Failures
 from evalvault_pipeline.access.login import Login
 from evalvault_pipeline.access.sessions import Sessions
-from evalvault_pipeline_tests.access.served import KEY, Site, served
+from evalvault_pipeline.defs.webserver import login_of
+from evalvault_pipeline.settings import load_settings
+from evalvault_pipeline_tests.access.served import KEY, Clock, Site, served
 
 HEADER = f"X-API-Key: {KEY}"
 JSON = "Content-Type: application/json"
@@ -208,7 +211,7 @@ def test_whatever_is_sent_without_the_key_is_answered_by_the_guard(
     kind: str, method: str, path: str, query: bytes, headers: list[tuple[str, bytes]], body: bytes
 ) -> None:
     site = Site()
-    guard = Guard(site, login=Login(ApiKey(KEY), failures=Failures(most=10**6)), hosts=["eval.example"])
+    guard = Guard(site, login=Login(lambda: ApiKey(KEY), failures=Failures(most=10**6)), hosts=["eval.example"])
     encoded = [(name.encode(), value) for name, value in [("host", b"localhost"), *headers]]
     scope = {"type": kind, "path": path, "query_string": query, "headers": encoded, "client": None, "server": None}
     sent: list[Any] = []
@@ -583,6 +586,90 @@ def test_a_websocket_ends_with_its_session(site: Site) -> None:
     assert end.value.rcvd is not None and end.value.rcvd.code == 1008
 
 
+# --- a key that is rotated while it serves
+
+NEXT = "Evalvault-Next-0123456789-abcdef"
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "key"
+    file.write_text(KEY, encoding="utf-8")
+    monkeypatch.setenv("EVALVAULT_API_KEY_FILE", str(file))
+    return file
+
+
+@pytest.fixture
+def rotating(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Reached by others, and its key is read from a file at each request."""
+    monkeypatch.setattr(login, "KEY_SECONDS", 0.0)
+    with served(login=login_of(load_settings(), ["127.0.0.1", "eval.example"]), hosts=["eval.example"]) as site:
+        yield site
+
+
+def test_a_rotated_key_counts_at_once_and_the_revoked_one_opens_nothing(rotating: Site, key_file: Path) -> None:
+    session = rotating.session()
+    assert rotating.ask("/", "GET", HEADER).status == rotating.ask("/", "GET", session).status == 200
+    key_file.write_text(NEXT, encoding="utf-8")
+    assert rotating.ask("/", "GET", HEADER).status == 401
+    assert rotating.ask("/", "GET", session).status == 401, "a session of the old key has ended"
+    assert rotating.log_in().status == 401
+    assert rotating.ask("/", "GET", f"X-API-Key: {NEXT}").status == 200
+    assert rotating.log_in(key=NEXT).status == 303
+
+
+@pytest.mark.parametrize("by", ["key", "session"])
+def test_a_websocket_ends_with_its_key(rotating: Site, key_file: Path, by: str) -> None:
+    name, _, value = (HEADER if by == "key" else rotating.session()).partition(": ")
+    with connect(f"ws://127.0.0.1:{rotating.port}/graphql", additional_headers={name: value}, origin=rotating.origin) as socket:  # type: ignore[arg-type]
+        socket.send("one")
+        assert socket.recv(timeout=10) == "one"
+        key_file.write_text(NEXT, encoding="utf-8")
+        socket.send("two")
+        with pytest.raises(ConnectionClosed) as end:
+            socket.recv(timeout=10)
+    assert end.value.rcvd is not None and end.value.rcvd.code == 1008
+
+
+@pytest.mark.parametrize("text", ["", "short", "two\tparts-of-0123456789", None])
+def test_a_key_that_is_gone_or_too_short_opens_nothing(
+    rotating: Site, key_file: Path, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = rotating.session()
+    passed = len(rotating.passed)
+    if text is None:
+        key_file.unlink()
+    else:
+        key_file.write_text(text, encoding="utf-8")
+    for headers in ((), (HEADER,), (f"X-API-Key: {text}",), ("X-API-Key:",), (session,)):
+        answer = rotating.ask("/", "GET", *headers)
+        assert (answer.status, answer.error) == (503, "The key of this server cannot be read. Its log says why.")
+    assert rotating.log_in().status == 503
+    assert websocket(rotating, HEADER) == "403"
+    assert rotating.ask("/healthz").status == 200
+    assert len(rotating.passed) == passed
+    assert len([record for record in caplog.records if "EVALVAULT_API_KEY" in record.getMessage()]) == 1
+    key_file.write_text(KEY, encoding="utf-8")
+    assert rotating.ask("/", "GET", HEADER).status == rotating.ask("/", "GET", session).status == 200
+
+
+def test_a_key_is_read_again_after_a_few_seconds_only() -> None:
+    reads: list[int] = []
+
+    def read() -> ApiKey:
+        reads.append(1)
+        return ApiKey(KEY)
+
+    clock = Clock()
+    with served(login=Login(read, ticks=clock)) as site:
+        for _ in range(3):
+            assert site.ask("/", "GET", HEADER).status == 200
+        assert len(reads) == 1
+        clock.now += login.KEY_SECONDS
+        assert site.ask("/", "GET", HEADER).status == 200
+        assert len(reads) == 2
+
+
 # --- without a key, for this machine alone
 
 
@@ -594,7 +681,10 @@ def test_without_a_key_this_machine_is_served_and_no_other_site(open_site: Site)
     assert site.ask("/graphql?query=mutation{x}").status == 405
     assert site.ask("/graphql", "POST", "Content-Type: text/plain", body="{}").status == 415
     assert site.ask("/", host="evil.example").status == 421
-    assert site.ask("/", "GET", "X-Forwarded-For: 10.0.0.1").status == 403
+    for header in "Forwarded Via X-Real-IP CF-Connecting-IP".split():
+        assert site.ask("/", "GET", f"{header}: 10.0.0.1").status == 403, header
+    for what in "For Host Port Proto Server".split():
+        assert site.ask("/", "GET", f"X-Forwarded-{what}: 443").status == 403, what
     for origin in foreign(site):
         assert site.ask("/graphql", "POST", JSON, f"Origin: {origin}", body="{}").status == 403
         assert websocket(site, f"Origin: {origin}") == "403"

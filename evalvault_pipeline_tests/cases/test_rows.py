@@ -274,6 +274,12 @@ def test_any_other_threshold_is_refused_with_file_and_line(value: object):
         threshold_of("chrf", value, path="x.json", line=3)
 
 
+@pytest.mark.parametrize("value", [1084172093, "010-8417-2093", [0.25, "010-8417-2093"]])
+def test_a_threshold_that_may_be_a_telephone_number_is_not_repeated(value: object):
+    with pytest.raises(UnreadableFile, match=f"threshold of chrf: is {len(str(value))} characters long"):
+        threshold_of("chrf", value, path="x.json", line=3)
+
+
 def test_a_title_in_brackets_opens_a_text_and_no_list():
     """Korean policies head a paragraph with `[별표 1]`; that is no broken JSON."""
     case = case_of(cells=True, contexts="[별표 1] 지급기준 | 제3조(보상)")

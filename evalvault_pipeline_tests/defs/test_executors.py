@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from evalvault_pipeline.defs.executors import VARIABLES, executor_named
+from evalvault_pipeline.defs.executors import executor_named
 from evalvault_pipeline.errors import InvalidSetting
-from evalvault_pipeline.settings import load_settings
+from evalvault_pipeline.settings import CELERY_VARIABLES, load_settings
 from evalvault_pipeline_tests.defs.conftest import Project
 
 
@@ -23,7 +23,7 @@ def test_evaluations_run_in_process_unless_the_settings_say_otherwise(project: P
 def test_every_executor_of_the_settings_is_that_of_the_jobs(
     project: Project, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in VARIABLES:
+    for variable in CELERY_VARIABLES:
         monkeypatch.setenv(variable, "redis://:canary@127.0.0.1:9/0")
     project.settings = load_settings(project.folder, EVALVAULT_EXECUTOR=name)
     definitions = project.definitions
@@ -46,6 +46,6 @@ def test_an_executor_whose_package_is_missing_names_the_extra(name: str, package
         "from evalvault_pipeline.defs.executors import executor_named\n"
         f"executor_named('{name}')"
     )
-    environment = dict.fromkeys(VARIABLES, "redis://127.0.0.1:9/0")
+    environment = dict.fromkeys(CELERY_VARIABLES, "redis://127.0.0.1:9/0")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert f"pip install 'evalvault-pipeline[{extra}]'" in done.stderr

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
+import dagster as dg
+import pytest
+
+from evalvault_pipeline.defs.scrubbing import StepFailed, scrubbed
+from evalvault_pipeline.errors import PipelineError, UnreadableFile
 from evalvault_pipeline_tests.stack import UserProject
 
 CANARY = "canary-4f9a81c2-0d7e"
@@ -96,3 +102,36 @@ def test_who_is_named_in_a_process_of_a_step_is_named_in_no_log(tmp_path: Path) 
     assert b"1234-5678" not in found
     for word in ("printed", "written", "warned of", "logged", "told"):
         assert f"{word} [EMAIL], [PHONE]".encode() in found, word
+
+
+PHONE = "010-1234-5678"
+
+
+def raised_by(error: Exception, cause: Exception | None = None) -> Exception:
+    @scrubbed
+    def step() -> None:
+        raise error from cause
+
+    with pytest.raises(Exception) as caught:
+        step()
+    assert PHONE not in "".join(traceback.format_exception(caught.value))
+    return caught.value
+
+
+def test_an_error_of_ours_keeps_its_kind_and_names_nobody():
+    told = raised_by(UnreadableFile(f"x.csv: found {PHONE}"))
+    assert (type(told), str(told)) == (UnreadableFile, "x.csv: found [PHONE]")
+
+
+def test_a_failure_names_nobody_in_its_description_and_its_metadata():
+    told = raised_by(dg.Failure(f"found {PHONE}", metadata={"people": f"is {PHONE}", "cases": 3}, allow_retries=False))
+    assert isinstance(told, dg.Failure)
+    assert (told.description, told.allow_retries) == ("found [PHONE]", False)
+    assert {name: value.value for name, value in told.metadata.items()} == {"people": "is [PHONE]", "cases": 3}
+
+
+def test_what_a_retry_or_an_error_of_ours_was_raised_from_names_nobody():
+    told = raised_by(dg.RetryRequested(max_retries=2), PipelineError(f"found {PHONE}"))
+    assert (type(told), str(told.__cause__)) == (dg.RetryRequested, "found [PHONE]")
+    told = raised_by(PipelineError("away"), ValueError(PHONE))
+    assert isinstance(told.__cause__, StepFailed)
