@@ -471,6 +471,11 @@ def test_a_store_without_a_password_and_an_ordinary_path_are_no_secrets(tmp_path
     assert without_secrets("sqlite:///results/my-scores.sqlite and alerts") == "sqlite:///results/my-scores.sqlite and alerts"
 
 
+def test_the_store_in_dagsters_database_hides_no_word(tmp_path: Path) -> None:
+    assert value_of("EVALVAULT_STORE_URL", load_settings(tmp_path, EVALVAULT_STORE_URL="dagster")) == "dagster"
+    assert without_secrets("dagster/_core is of dagster") == "dagster/_core is of dagster"
+
+
 def test_where_a_secret_is_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(f"{NAME}_FILE", "/mnt/keys/openai")
     monkeypatch.setenv("EVALVAULT_AWS_SECRET", "evalvault/openai")
