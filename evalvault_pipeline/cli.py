@@ -249,8 +249,8 @@ def backfill(
     from datetime import UTC, datetime
 
     from evalvault_pipeline.defs.build import build_definitions
+    from evalvault_pipeline.defs.in_process_runs import BACKFILL_TAG, dagster_instance, evaluate_snapshot
     from evalvault_pipeline.defs.jobs import evaluation_job_name
-    from evalvault_pipeline.defs.launch import BACKFILL_TAG, dagster_instance, evaluate_snapshot
     from evalvault_pipeline.evaluate import summarize_snapshot
     from evalvault_pipeline.publishing.tables import ResultsFolder
     from evalvault_pipeline.publishing.terminal import print_report

@@ -20,8 +20,8 @@ from jsonschema import Draft202012Validator
 from evalvault_pipeline.defs import instance_storage
 from evalvault_pipeline.defs.executors import executor_named
 from evalvault_pipeline.defs.fencing import WITHIN_TAG
+from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG
 from evalvault_pipeline.defs.kubernetes_jobs import WatchedK8sRunLauncher
-from evalvault_pipeline.defs.launch import PROCESS_TAG
 from evalvault_pipeline.settings import load_settings, variables
 from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.doubles.serving import LoopbackServer

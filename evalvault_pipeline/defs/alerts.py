@@ -20,8 +20,8 @@ from evalvault_pipeline.backups.folder import backups_in
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.defs.fencing import outer_run
+from evalvault_pipeline.defs.in_process_runs import BACKFILL_TAG, bury_dead_runs, not_begun, why_failed
 from evalvault_pipeline.defs.jobs import ALL_DATASETS_JOB, DAILY_JOB, evaluation_job_name
-from evalvault_pipeline.defs.launch import BACKFILL_TAG, bury_dead_runs, not_begun, why_failed
 from evalvault_pipeline.defs.partitions import PARTITION, RANGE_END, snapshot_of
 from evalvault_pipeline.defs.retries import published_as
 from evalvault_pipeline.defs.scrubbing import scrubbed

@@ -11,7 +11,7 @@ from evalvault_pipeline.backups.archive import DAGSTER, DAGSTER_DUMP
 from evalvault_pipeline.backups.backup import Source, make_backup
 from evalvault_pipeline.backups.databases import PostgresDatabase, SqliteFile
 from evalvault_pipeline.backups.folder import folder_of_backups
-from evalvault_pipeline.defs.launch import dagster_instance
+from evalvault_pipeline.defs.in_process_runs import dagster_instance
 from evalvault_pipeline.defs.scrubbing import scrubbed
 from evalvault_pipeline.errors import BackupFailed, PipelineError
 from evalvault_pipeline.settings import load_settings

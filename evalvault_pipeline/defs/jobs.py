@@ -8,7 +8,7 @@ import dagster as dg
 
 from evalvault_pipeline.cases.catalog import Catalog, DatasetSpec
 from evalvault_pipeline.defs.fencing import WITHIN_TAG
-from evalvault_pipeline.defs.launch import evaluate_snapshot
+from evalvault_pipeline.defs.in_process_runs import evaluate_snapshot
 from evalvault_pipeline.defs.partitions import register_snapshot
 from evalvault_pipeline.defs.retries import retry_tags
 from evalvault_pipeline.defs.scrubbing import scrubbed

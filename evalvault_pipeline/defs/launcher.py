@@ -18,7 +18,7 @@ from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionRes
 from dagster._serdes import deserialize_value
 
 from evalvault_pipeline.defs.fencing import WITHIN_TAG, outer_run
-from evalvault_pipeline.defs.launch import PROCESS_TAG, dead_process
+from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG, dead_process
 
 ANSWER_SECONDS = 10
 

@@ -22,7 +22,7 @@ import dagster as dg
 from evalvault_pipeline.access.guard import Application, Guard
 from evalvault_pipeline.access.keys import ApiKey, is_loopback, required_key
 from evalvault_pipeline.access.login import Login
-from evalvault_pipeline.defs.launch import dagster_instance
+from evalvault_pipeline.defs.in_process_runs import dagster_instance
 from evalvault_pipeline.errors import InvalidSetting, ServiceUnavailable
 from evalvault_pipeline.settings import Settings
 

@@ -16,7 +16,7 @@ import pytest
 
 from evalvault_pipeline.defs import alerts
 from evalvault_pipeline.defs.alerts import ROUND_SECONDS, backup_age_hours, evaluations_under_way
-from evalvault_pipeline.defs.launch import PROCESS_TAG
+from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.reporting.incidents import Board, Kind, State
 from evalvault_pipeline.settings import load_settings

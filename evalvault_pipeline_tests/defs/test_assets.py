@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from evalvault_pipeline.defs.launch import PROCESS_TAG, bury_dead_runs, evaluate_snapshot
+from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG, bury_dead_runs, evaluate_snapshot
 from evalvault_pipeline.defs.partitions import range_tags
 from evalvault_pipeline.errors import ScoreStoreUnavailable
 from evalvault_pipeline.publishing.tables import read_batch, read_scores

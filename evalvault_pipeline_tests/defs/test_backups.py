@@ -19,7 +19,7 @@ from evalvault_pipeline.backups.restore import restore_backup
 from evalvault_pipeline.cases.catalog import load_catalog
 from evalvault_pipeline.defs.backups import dagster_sources, dagster_sources_here
 from evalvault_pipeline.defs.build import build_definitions
-from evalvault_pipeline.defs.launch import dagster_instance
+from evalvault_pipeline.defs.in_process_runs import dagster_instance
 from evalvault_pipeline.errors import BackupFailed
 from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline.settings import Settings, load_settings

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from evalvault_pipeline import evaluate
-from evalvault_pipeline.defs.launch import evaluate_snapshot
+from evalvault_pipeline.defs.in_process_runs import evaluate_snapshot
 from evalvault_pipeline.defs.partitions import range_tags
 from evalvault_pipeline.scoring.calls import Patience
 from evalvault_pipeline.scoring.judging import Judging

@@ -15,7 +15,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from evalvault_pipeline.defs.alerts import observations
 from evalvault_pipeline.defs.fencing import WITHIN_TAG, Fence
-from evalvault_pipeline.defs.launch import PROCESS_TAG
+from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG
 from evalvault_pipeline.defs.launcher import WatchedRunLauncher
 from evalvault_pipeline_tests.conftest import PROJECT
 from evalvault_pipeline_tests.defs.conftest import Project
