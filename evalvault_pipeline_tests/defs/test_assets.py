@@ -462,8 +462,8 @@ def test_the_outcome_of_a_snapshot_tells_worse_from_wrong(project: Project, faul
     assert (outcome.exit_code, said in outcome.line) == (exit_code, True), outcome.line
 
 
-def test_a_score_store_that_is_away_is_told_from_bad_data(project: Project) -> None:
-    project.settings = project.settings.model_copy(update={"store_url": "sqlite:////proc/none/scores.sqlite"})
+def test_a_score_store_that_is_away_is_told_from_bad_data(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALVAULT_STORE_URL", "sqlite:////proc/none/scores.sqlite")
     project.write("2026w47", cases_of(4))
     job = project.definitions.resolve_job_def("demo_evaluation_job")
     outcome = evaluate_snapshot(project.instance, project.spec, "2026w47", job=job)
