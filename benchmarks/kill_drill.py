@@ -79,7 +79,7 @@ def drill(stack: ProductionStack, number: int, name: str) -> Row:
     back = time.monotonic() - began
     status = stack.until(lambda: stack.ended(backfill), seconds=LONGEST_SECONDS)
     whole = time.monotonic() - began
-    assert status == "COMPLETED_SUCCESS", status
+    assert status == "COMPLETED_SUCCESS", f"{status}\n{stack.said('daemon')}"
     results = stack.project.results(DATASET, snapshot)
     assert (results["coverage"], results["missing_batches"]) == (1.0, [])
     runs = ", ".join(status.lower() for status in stack.statuses()[first:])

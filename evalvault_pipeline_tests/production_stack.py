@@ -44,6 +44,7 @@ class ProductionStack:
             EVALVAULT_API_KEY=API_KEY,
             DAGSTER_HOME=str(folder / "home"),
             DAGSTER_COMPUTE_LOGS=str(folder / "logs"),
+            DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR="1",  # as in docker-compose.yaml
             EVALVAULT_CODE_SERVER_HOST="127.0.0.1",
             EVALVAULT_CODE_SERVER_PORT=str(self._ports["code"]),
             **self.postgres.variables("dagster"),

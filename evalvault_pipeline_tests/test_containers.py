@@ -104,6 +104,11 @@ def test_what_a_service_waits_for_is_healthy_or_has_ended_well() -> None:
     assert {"postgres", "code"} <= set(waits["webserver"]) and {"postgres", "code", "ollama"} <= set(waits["daemon"])
 
 
+def test_a_backfill_waits_for_a_code_server_that_comes_back_later_than_the_daemon() -> None:
+    """`make drill` kills both at once; without this variable Dagster fails the backfill."""
+    assert SERVICES["daemon"]["environment"]["DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR"] == "1"
+
+
 def test_backups_are_written_to_a_folder_of_the_host_by_whoever_writes_them() -> None:
     """`backup_job` runs in `code`, `evalvault backup` and `restore` in `evalvault`; their root file system is read-only."""
     for name in ("code", "evalvault"):

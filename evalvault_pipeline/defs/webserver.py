@@ -117,7 +117,12 @@ def dagster_daemon(workspace: Path, *, ended: Callable[[], None]) -> Iterator[No
     """Dagster's daemon over the same instance, ended with us. Where it ends first, `ended` is called, and it is an error."""
     command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "--workspace", str(workspace)]
     home = os.environ.get("DAGSTER_HOME") or str(Path.cwd())  # the daemon asks for it; dagster_instance() would guess it
-    environment = {**os.environ, "DAGSTER_HOME": home, "DAGSTER_DISABLE_TELEMETRY": "yes"}  # else it makes folders there
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": home,
+        "DAGSTER_DISABLE_TELEMETRY": "yes",  # else it makes folders there
+        "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1",  # else a backfill fails while the code cannot be loaded
+    }
     process = subprocess.Popen(command, env=environment)  # noqa: S603 - a command of this environment
 
     def watch() -> None:
