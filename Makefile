@@ -9,7 +9,7 @@ PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n 4
 export EVALVAULT_PROFILE ?= offline
 
-.PHONY: help setup setup-dev setup-phoenix phoenix demo test check audit format dev bench drill simulate-gate simulate-alerts test-containers docs lock clean
+.PHONY: help setup setup-dev setup-phoenix phoenix demo test test-long check audit format dev bench drill simulate-gate simulate-alerts test-containers docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -22,7 +22,10 @@ demo: setup ## score the Korean demo dataset through Dagster and print the repor
 	EVALVAULT_PROFILE=offline $(BIN)/evalvault backfill insurance_qa --from 2026w47 --cases 5
 
 test: setup-dev ## run the tests
-	$(PYTEST)
+	$(PYTEST) -m "not long"
+
+test-long: setup-dev ## run the tests that take minutes each: what is killed, and goes on
+	$(PYTEST) -m long
 
 check: setup-dev ## format, lint, types, tests, docs
 	$(BIN)/ruff format --check .

@@ -148,6 +148,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_noticed_and_others_
     assert judge.peak_in_flight == IN_FLIGHT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cluster", ["runs"], indirect=True)
 def test_a_whole_run_goes_to_a_worker_and_one_whose_worker_was_killed_is_known_to_be_gone(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch

@@ -206,6 +206,7 @@ def test_assets_are_materialized_by_partition_and_by_range_from_the_command_line
     assert project.results("insurance_qa_en", "2026w47")["total_test_cases"] == 24
 
 
+@pytest.mark.long
 def test_the_steps_of_a_run_may_be_processes_of_their_own(project: UserProject) -> None:
     many = {"EVALVAULT_EXECUTOR": "multiprocess"}
     project.run("dagster", "job", "execute", *DEFINITIONS, "-j", "register_snapshots_job", **many)
@@ -215,6 +216,7 @@ def test_the_steps_of_a_run_may_be_processes_of_their_own(project: UserProject) 
     assert project.results("insurance_qa_en", "2026w47")["total_test_cases"] == 24
 
 
+@pytest.mark.long
 def test_a_killed_dagster_run_goes_on_where_it_was(project: UserProject) -> None:
     with (project.folder / "data" / "catalog.toml").open("a", encoding="utf-8") as catalog:
         catalog.write(
@@ -234,6 +236,7 @@ def test_a_killed_dagster_run_goes_on_where_it_was(project: UserProject) -> None
     assert project.results("big", "w1")["cache"] == from_the_store(kept, 12000 - kept)
 
 
+@pytest.mark.long
 def test_a_backfill_of_history_reports_on_each_snapshot_and_names_the_worse_one(project: UserProject) -> None:
     done = project.run("evalvault", "backfill", "insurance_qa", "--from", "2026w45", "--to", "2026w47", check=False)
     lines = " ".join(done.stdout.split())
@@ -316,6 +319,7 @@ def test_a_threshold_for_no_metric_is_refused_in_the_catalog_and_named_in_a_data
     assert done.returncode == 2 and "There is no metric `chrff`. Did you mean `chrf`?" in done.stderr
 
 
+@pytest.mark.long
 def test_two_that_register_at_once_leave_the_batches_in_order(project: UserProject) -> None:
     """`make dev` registers at its start, and a person may do the same beside it."""
     project.run("evalvault", "backfill", "insurance_qa", "--from", "2026w47")

@@ -98,7 +98,9 @@ def told_calls(said: str) -> int:
     return int(total.split("│")[4])
 
 
-@pytest.mark.parametrize("killed_after", [5, 40, 110])
+@pytest.mark.parametrize(
+    "killed_after", [5, pytest.param(40, marks=pytest.mark.long), pytest.param(110, marks=pytest.mark.long)]
+)
 def test_a_killed_run_loses_no_more_than_the_calls_in_flight(
     project: UserProject, server: OpenAIServer, killed_after: int
 ) -> None:

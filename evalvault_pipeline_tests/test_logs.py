@@ -215,6 +215,7 @@ def test_warnings_are_lines_too(tmp_path: Path) -> None:
     assert "watch out" in (tmp_path / "evalvault.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_run_of_dagster_writes_to_the_same_file_with_run_dataset_and_batch(tmp_path: Path) -> None:
     user = UserProject(tmp_path / "project")
     user.run("evalvault", "backfill", "insurance_qa_en", "--cases", "0")

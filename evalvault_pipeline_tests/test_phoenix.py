@@ -188,6 +188,7 @@ def test_ids_that_read_as_phoenixs_own_and_odd_ids_and_texts_arrive(
     assert set(phoenix.examples(name)) == {f"case {own}", "a b#c/한글", "사례-003"}
 
 
+@pytest.mark.long
 def test_an_upload_that_is_killed_at_five_points_goes_on_and_ends_with_exact_counts(
     project: UserProject, phoenix: RealPhoenix, name: str
 ) -> None:
@@ -217,6 +218,7 @@ def test_an_upload_that_is_killed_at_five_points_goes_on_and_ends_with_exact_cou
     assert (phoenix.versions(name), len(phoenix.examples(name))) == (1, total)
 
 
+@pytest.mark.long
 def test_a_server_that_restarts_in_the_middle_is_waited_for(project: UserProject, tmp_path: Path, name: str) -> None:
     skip_without_phoenix()
     file = write(project, [case(number) for number in range(100)])
@@ -254,6 +256,7 @@ def test_where_phoenix_is_down_the_run_is_kept_and_can_be_sent_later(
     assert again["cache"]["misses"] == 0 and again["run_id"] == results["run_id"]
 
 
+@pytest.mark.long
 def test_a_server_that_is_gone_in_the_middle_is_waited_for_once_and_not_for_every_case(
     project: UserProject, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

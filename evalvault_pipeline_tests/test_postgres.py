@@ -117,7 +117,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_score_of_the_run_that_w
     folder.mkdir()
     with PostgresServer(folder) as server:
         url = server.create("store")
-        keys = [ScoreKey(case_digest=f"{number:064d}", metric="chrf", metric_version="1") for number in range(400)]
+        keys = [ScoreKey(case_digest=f"{number:064d}", metric="chrf", metric_version="1") for number in range(4000)]
         with ScoreStore(url) as store, ThreadPoolExecutor(1) as thread:
             writing = thread.submit(lambda: [store.save([(key, StoredScore(value=0.5))]) for key in keys])
             wait_for(lambda: store.count() > 20, seconds=30)
@@ -125,7 +125,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_score_of_the_run_that_w
             assert not writing.done()
             server.start()
             writing.result(timeout=60)
-            assert store.count() == 400
+            assert store.count() == len(keys)
 
 
 @pytest.mark.parametrize("source", ["environment", "settings file"])

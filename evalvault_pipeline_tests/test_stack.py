@@ -60,6 +60,7 @@ def latest(stack: DagsterDev, *key: str) -> dict[str, Any]:
     return {**values, "run_id": events[0]["runId"]}
 
 
+@pytest.mark.long
 def test_a_backfill_of_the_ui_scores_the_batches_of_a_snapshot_in_one_run_and_ends_with_its_report(stack: DagsterDev) -> None:
     assets = [{"path": ["insurance_qa", noun]} for noun in ("cases", "scores", "report")]
     keys = [f"2026w44/{index:04d}" for index in range(1, 8)]
@@ -84,6 +85,7 @@ def test_a_backfill_of_the_ui_scores_the_batches_of_a_snapshot_in_one_run_and_en
     assert report["pass_rate"] == pytest.approx(stack.project.results("insurance_qa", "2026w44")["pass_rate"], abs=1e-4)
 
 
+@pytest.mark.long
 def test_the_sensor_scores_a_snapshot_whose_file_appears_and_again_when_it_changes(stack: DagsterDev) -> None:
     folder = stack.project.folder / "data" / "datasets" / "insurance_qa_en"
     selector = {**LOCATION, "sensorName": "new_snapshot_sensor"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def write_html(path: Path, verdict: Verdict, *, trend: Sequence[TrendPoint] = ()
         file.write(page)
 
 
+@cache
 def _template() -> jinja2.Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

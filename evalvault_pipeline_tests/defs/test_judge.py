@@ -411,6 +411,7 @@ def test_a_budget_is_for_a_run_and_not_for_each_of_its_snapshots(judged: Judged,
 # The command --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_backfill_without_its_judge_exits_with_3_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
     port = free_port()
     project = UserProject(

@@ -114,6 +114,7 @@ def test_a_rate_is_surely_below_where_scipys_binomial_test_says_so(passed: int, 
     assert surely_below(passed, total, 0.8) == (binomtest(passed, total, 0.8, alternative="less").pvalue <= 0.025)
 
 
+@settings(max_examples=15)  # the peer takes 0.2 s
 @given(st.lists(SHARES, min_size=1, max_size=12))
 def test_holms_correction_is_that_of_statsmodels(p_values: list[float]):
     from statsmodels.stats.multitest import multipletests
