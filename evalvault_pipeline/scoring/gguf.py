@@ -128,8 +128,14 @@ def _load(path: Path, spec: JudgeSpec, embedding: bool) -> xllamacpp.Server:
     threads = max((os.cpu_count() or 2) - 1, 1)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except (RuntimeError, OSError) as error:
         raise JudgeMisconfigured(
             f"{path} cannot be loaded as a GGUF model: {str(error).rstrip('.')}. Name another file."
         ) from None
+    # One that is closed before its loop has begun never ends: llama.cpp forgets that it was told to.
+    if embedding:
+        server.handle_embeddings({"input": ["a"]})
+    else:
+        server.handle_completions({"prompt": "a", "max_tokens": 1})
+    return server

@@ -364,3 +364,28 @@ def test_a_text_that_is_too_long_to_embed_costs_the_others_nothing(llama_server:
         "ko": None,
         "long": Reason.TRUNCATED,
     }
+
+
+@needs_llama
+def test_a_model_has_answered_once_before_it_can_be_closed(models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp hangs for ever in closing a server whose loop has not begun; an answer shows that it has."""
+    import xllamacpp
+
+    answered: list[str] = []
+
+    class Watched(xllamacpp.Server):
+        def handle_completions(self, wanted: Any) -> Any:
+            found = super().handle_completions(wanted)
+            answered.append(next(iter({"choices", "error"} & set(found)), "nothing"))
+            return found
+
+        def handle_embeddings(self, wanted: Any) -> Any:
+            found = super().handle_embeddings(wanted)
+            answered.append(next(iter({"data", "error"} & set(found)), "nothing"))
+            return found
+
+    async def nothing(_: GgufJudge) -> None:
+        assert answered == ["choices", "data"]
+
+    monkeypatch.setattr(xllamacpp, "Server", Watched)
+    asked(spec_of(*models), nothing)
