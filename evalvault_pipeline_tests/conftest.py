@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
-    dagsters = [name for name in os.environ if name.startswith("DAGSTER_")]
-    for name in [*variables(), *(f"{secret}_FILE" for secret in SECRETS), *dagsters]:
+    ours = [name for name in os.environ if name.startswith(("DAGSTER_", "EVALVAULT_"))]
+    for name in [*variables(), *(f"{secret}_FILE" for secret in SECRETS), *ours]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(secrets, "SECRETS_DIR", Path("/nonexistent"))
     monkeypatch.setattr(secrets, "_answers", {})
