@@ -88,7 +88,8 @@ def check_environment(folder: Path | None = None, *, options: Mapping[str, str] 
     file, kept = _settings_file(folder, findings)
     settings, wrong = _settings(file, options)
     findings += [Finding(area="settings", said=said, state=State.MISSING) for said in wrong.values()]
-    findings += [_ignored(name, file) for name in PROCESS_VARIABLES if file is not None and name in kept]
+    if file is not None:
+        findings += [_ignored(name, file) for name in PROCESS_VARIABLES if name in kept and name not in os.environ]
     findings += _unknown([*os.environ, *kept], file)
 
     def source_of(name: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evalvault_pipeline.console import new_console
+from evalvault_pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,8 +79,11 @@ def restore(
     if to is None:
         raise typer.BadParameter("say where: --to data; or only --check the backup")
     urls = {STORE_DUMP: store_url, DAGSTER_DUMP: dagster_url}
-    has_password = "PGPASSWORD" in os.environ or not any(urls.values())
-    done = restore_backup(file, to, urls=urls, server=None if has_password else dagster_postgres(), force=force)
+    server = None
+    if "PGPASSWORD" not in os.environ and any(urls.values()):
+        with suppress(PipelineError):  # it may be another server; ~/.pgpass is looked into anyway
+            server = dagster_postgres()
+    done = restore_backup(file, to, urls=urls, server=server, force=force)
     console.print(f"restored: {done.folder}, as of {done.manifest.made_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
     for part, database in done.databases.items():
         console.print(f"restored: {database}, from {part}", soft_wrap=True)

@@ -208,3 +208,9 @@ def test_a_folder_of_ones_own_is_pruned_only_when_asked(user: UserProject) -> No
     shown = user.run("evalvault", "backup", "--to", "new", "--keep", "1").stdout
     assert shown.count("deleted: ") == 2 and f"deleted: new/{OLD}" in shown
     assert len(list((user.folder / "new").glob("*.zip"))) == 1
+
+
+def test_restoring_to_another_server_asks_for_no_password_of_dagsters(tmp_path: Path) -> None:
+    project = UserProject(tmp_path / "project", DAGSTER_PG_HOST="gone", DAGSTER_PG_USER="u")
+    done = project.run(*"evalvault restore none.zip --to new --dagster-url postgresql://u@127.0.0.1:1/d".split(), check=False)
+    assert done.returncode == 2 and "none.zip" in done.stderr and "DAGSTER_PG" not in done.stderr

@@ -94,6 +94,8 @@ def test_the_only_webserver_is_the_guarded_one_on_the_instance_of_the_chart() ->
     secret = environment["DAGSTER_PG_PASSWORD"]["valueFrom"]["secretKeyRef"]["name"]
     assert secret == VALUES["global"]["postgresqlSecretName"]
     assert "secretKeyRef" in environment["EVALVAULT_API_KEY"]["valueFrom"]
+    (writable,) = [mount for mount in container["volumeMounts"] if mount["name"] == "temporary"]
+    assert environment["EVALVAULT_LOG_FILE"]["value"].startswith(f"{writable['mountPath']}/")
     assert container["securityContext"]["readOnlyRootFilesystem"] and pod["securityContext"]["runAsNonRoot"]
     assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 

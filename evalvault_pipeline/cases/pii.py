@@ -54,7 +54,8 @@ _MAIL_WORD = re.compile(rf"(?:메일|주소|mail|address)[^@{BAR}]{{0,6}}\Z", re
 _PAPER = re.compile(
     rf"[A-Za-z](?=[A-Za-z]?[ -]?[0-9])(?<![A-Za-z0-9{BAR}][A-Za-z])"
     rf"(?:[0-9]{{3}}[A-Za-z][0-9]{{4}}|[A-Za-z]?[ -]?[0-9]{{6,8}}(?!-[0-9{BAR}])"
-    "|[A-Za-z][0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?)(?![A-Za-z0-9])"
+    "|[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"  # of one case: a word behind it is no part of it
+    "|[a-z][0-9]{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?)(?![A-Za-z0-9])"
 )
 
 # Seven digits close to each other: without them, or an @, nothing is looked for. Where the first digit of several fails, so

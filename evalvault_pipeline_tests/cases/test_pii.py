@@ -258,3 +258,10 @@ def test_two_megabytes_a_second_are_gone_through() -> None:
     prose = "제12조(입원) 실손의료보험의 입원 보험금은 300만원을 한도로 연 12회까지 지급합니다. 계약일은 2024-01-01입니다. "
     text = "\n".join([prose, prose + "문의 010-1234-5678로, 계좌 신한은행 110-123-456789", prose] * 500)
     assert len(text.encode()) / 1e6 / min(_seconds(text) for _ in range(3)) > 2.0
+
+
+@pytest.mark.parametrize("iban", ["ES91 2100 0418 4502 0005 1332", "BE68539007547034"])
+@pytest.mark.parametrize("behind", [" for the refund.", " is mine", " by", "로 환불해 주세요", "."])
+def test_a_word_behind_an_iban_is_no_part_of_it(iban: str, behind: str) -> None:
+    text = f"The IBAN of the account is {iban}{behind}"
+    assert iban in [text[one.start : one.end] for one in find_pii(text)]
