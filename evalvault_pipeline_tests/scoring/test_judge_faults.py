@@ -274,7 +274,7 @@ def test_a_key_that_is_revoked_in_mid_run_ends_the_run_and_keeps_what_was_scored
         paid = server.answered[CHAT]
         server.keys, server.script = {KEY}, None
         assert judged(CASES, spec, tmp_path, THREE).outcomes == faultless.outcomes
-        assert server.answered[CHAT] == 500
+        assert 500 <= server.answered[CHAT] <= 500 + 8  # calls in flight when the run ends are not waited for
     assert 80 <= paid <= 110
 
 
