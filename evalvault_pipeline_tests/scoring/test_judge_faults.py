@@ -215,9 +215,10 @@ def test_a_judge_that_dies_in_mid_run_costs_nothing_but_the_calls_in_flight(dyin
     with OpenAIServer(answer=steady, port=dying.port) as back:
         second = judged(CASES, spec, tmp_path, THREE, batch_size=10)
         assert second.outcomes == faultless.outcomes
-        assert back.answered[CHAT] == 500 - paid
+        again = back.answered[CHAT]
+        assert 500 - paid <= again <= 500 - paid + 8
         assert judged(CASES, spec, tmp_path, THREE).outcomes == faultless.outcomes
-        assert back.answered[CHAT] == 500 - paid
+        assert back.answered[CHAT] == again
 
 
 def test_a_small_run_whose_judge_dies_says_of_each_case_that_the_judge_failed(tmp_path: Path):
