@@ -5,7 +5,8 @@ ARG PYTHON_IMAGE=python:3.12-slim-trixie
 # What builds: uv, and the back ends of the packages that come as source. Nothing of it is in an image.
 FROM ${PYTHON_IMAGE} AS tools
 COPY requirements-build.lock /build/
-RUN --mount=type=cache,target=/root/.cache \
+ENV PIP_CACHE_DIR=/var/cache/build/pip UV_CACHE_DIR=/var/cache/build/uv
+RUN --mount=type=cache,target=/var/cache/build \
     python -m venv /build/tools \
     && /build/tools/bin/python -m pip install --no-deps --require-hashes -r /build/requirements-build.lock
 ENV PATH=/build/tools/bin:$PATH UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
@@ -14,18 +15,18 @@ WORKDIR /build
 # The locked packages first: a change of our code does not fetch them again.
 FROM tools AS evalvault-build
 COPY requirements-image.lock ./
-RUN --mount=type=cache,target=/root/.cache \
+RUN --mount=type=cache,target=/var/cache/build \
     python3 -m venv --without-pip /opt/evalvault \
     && uv pip install --python /opt/evalvault/bin/python --no-deps --require-hashes \
         --build-constraints requirements-build.lock -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY evalvault_pipeline evalvault_pipeline
-RUN --mount=type=cache,target=/root/.cache \
+RUN --mount=type=cache,target=/var/cache/build \
     uv pip install --python /opt/evalvault/bin/python --no-deps --build-constraints requirements-build.lock .
 
 FROM tools AS phoenix-build
 COPY requirements-phoenix.lock ./
-RUN --mount=type=cache,target=/root/.cache \
+RUN --mount=type=cache,target=/var/cache/build \
     python3 -m venv --without-pip /opt/phoenix \
     && uv pip install --python /opt/phoenix/bin/python --no-deps --require-hashes \
         --build-constraints requirements-build.lock -r requirements-phoenix.lock
