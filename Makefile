@@ -21,7 +21,7 @@ setup-dev: $(VENV)/.setup-dev ## the same with the tools for development
 demo: setup ## score the Korean demo dataset through Dagster and print the report
 	EVALVAULT_PROFILE=offline $(BIN)/evalvault backfill insurance_qa --from 2026w47 --cases 5
 
-test: setup-dev ## run the tests
+test: setup-dev ## run the tests, but those that take minutes
 	$(PYTEST) -m "not long"
 
 test-long: setup-dev ## run the tests that take minutes each: what is killed, and goes on
