@@ -62,9 +62,8 @@ class ProductionStack:
         self.postgres.create("dagster")
         self.judge.start()
         register = "dagster job execute -m evalvault_pipeline.definitions -j register_snapshots_job"
-        self.start("code")
         self.project.run(*register.split())  # it makes the tables too, which several must not do at once
-        for part in ("webserver", "daemon"):
+        for part in ("code", "webserver", "daemon"):
             self.start(part)
         self.wait_for("code", "webserver")
         return self
