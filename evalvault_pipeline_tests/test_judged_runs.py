@@ -127,10 +127,10 @@ def test_a_killed_run_loses_no_more_than_the_calls_in_flight(
     assert not list((project.folder / "data" / "results" / "journal").glob("*.jsonl"))
 
 
-def test_a_run_that_is_interrupted_says_how_to_go_on(project: UserProject, server: OpenAIServer) -> None:
+def test_a_run_that_is_interrupted_says_how_to_go_on_and_pays_nothing_twice(project: UserProject, server: OpenAIServer) -> None:
     server.latency = 0.2
-    log = project.folder / "run.log"
-    process = project.start("evalvault", "run", str(dataset(project, 50)), "-m", TWO, log=log)
+    log, file = project.folder / "run.log", dataset(project, 50)
+    process = project.start("evalvault", "run", str(file), "-m", TWO, log=log)
     ends = time.monotonic() + 60
     while server.answered[CHAT] < 10 and time.monotonic() < ends:
         time.sleep(0.005)
@@ -139,6 +139,9 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(project: UserProject, serve
     said = log.read_text(encoding="utf-8")
     assert "Traceback" not in said
     assert said.endswith("is kept: run the same command again.\n")
+    server.latency = 0.0
+    assert run(project, file)["coverage"] == 1.0
+    assert server.calls[CHAT] == 150
 
 
 def test_a_killed_backfill_gives_its_place_at_the_judge_back(project: UserProject, server: OpenAIServer) -> None:

@@ -45,6 +45,7 @@ class Patience:
     failures_before_any_success: int = 4
     failures_in_a_row: int = 24
     silences_in_a_row: int = 4  # rounds of attempts, as many as are in flight, that waited for the whole timeout
+    farewell: float = 5.0  # how long a run that ends early waits for the answers in flight
 
 
 class CaseTrace(Protocol):
@@ -122,6 +123,8 @@ class CallPool:
         self._ends_at = ends_at  # by time.monotonic()
         self._several = judge.several_replies
         self._in_flight: dict[asyncio.Task[Any], _Flight] = {}
+        self._unread = 0  # answers that have come and are not noted yet
+        self._is_closing = False
         self._latencies: dict[str, deque[float]] = {}  # by kind of call: embedding is quick, and says nothing of chat
         # By kind of call, "chat" or "embed": a model that answers one may well hang at the other.
         self._answers: Counter[str] = Counter()
@@ -136,6 +139,14 @@ class CallPool:
     async def open(self) -> None:
         await self.judge.open()
         self._sweeper = asyncio.create_task(self._sweep())
+
+    async def read_last_answers(self) -> None:
+        """Send nothing more, and wait for the answers in flight, which are paid; not for longer than a farewell takes."""
+        self._is_closing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience.farewell):
+                while self._in_flight or self._unread:
+                    await self._settled.wait()
 
     async def close(self) -> None:
         if self._sweeper is not None:
@@ -254,7 +265,11 @@ class CallPool:
 
         try:
             answer = await self._persistently(_traced(send, messages, scope, self.judge.spec), "chat", priority)
-            await asyncio.sleep(0)  # the slot is free: who waits for it sends first, then this answer is read
+            self._unread += 1
+            try:
+                await asyncio.sleep(0)  # the slot is free: who waits for it sends first, then this answer is read
+            finally:
+                self._unread -= 1
             cost = self.spending.add_call(
                 answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, len(answer.replies)
             )
@@ -424,6 +439,8 @@ class CallPool:
     def _refuse_when_over(self) -> None:
         if self.broken is not None:
             raise CallFailed(Reason.JUDGE_ERROR, str(self.broken))
+        if self._is_closing:
+            raise CallFailed(Reason.JUDGE_ERROR, "the run was ended")
         if self.spending.spent or self.spending.exceeded:
             raise CallFailed(Reason.BUDGET, f"the budget of {self.spending.budget} allows no further call")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:

@@ -255,6 +255,7 @@ class _Run:
         self._changed = threading.Condition()
         self._ended: queue.SimpleQueue[_OpenCase | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
+        self._is_ending = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: CallPool | None = None
         self._spending = judging.spending or judging.new_spending()
@@ -488,6 +489,9 @@ class _Run:
 
     async def _close_pool(self) -> None:
         """End the workers and what they have started; the loop is the run's own."""
+        self._is_ending = True
+        if self._pool is not None:
+            await self._pool.read_last_answers()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -503,11 +507,12 @@ class _Run:
         task = asyncio.current_task()
         assert task is not None
         try:
-            while not task.cancelling():
+            while not (self._is_ending or task.cancelling()):
                 job = await self._queue.get()
                 await self._judge(job)
                 if self._pool is not None and self._pool.broken is not None:
                     self._fail(self._pool.broken)
+                    return
         except Exception as error:  # noqa: BLE001  the thread that waits raises it
             self._fail(error)
 

@@ -255,8 +255,8 @@ def test_a_writer_that_fails_ends_the_run_and_leaves_nobody_waiting(tmp_path: Pa
         judged(cases_of(3), openai_spec(server), tmp_path)
 
 
-def test_a_run_that_is_left_in_the_middle_ends_its_calls_and_keeps_what_is_done(tmp_path: Path):
-    with OpenAIServer(latency=0.02) as server:
+def test_a_run_that_is_left_in_the_middle_reads_the_answers_in_flight_and_keeps_what_is_done(tmp_path: Path):
+    with OpenAIServer(latency=0.1) as server:
         spec = openai_spec(server, max_concurrency=4)
         plan = ScoringPlan(thresholds={"faithfulness": 0.5}, tokenizer="ngram", no_judge="none")
         how = Judging(identity=JudgeIdentity(spec=spec), journal=tmp_path / "journal", patience=IMPATIENT)
@@ -268,7 +268,23 @@ def test_a_run_that_is_left_in_the_middle_ends_its_calls_and_keeps_what_is_done(
         paid, threads = server.answered[CHAT], {thread.name for thread in threading.enumerate()}
         assert paid < 80 and not threads & {"judge-loop", "score-writer"}
         whole = judged(cases_of(40), spec, tmp_path, ["faithfulness"])
-        assert server.answered[CHAT] <= 80 + 4 and not whole.reasons
+        assert server.calls[CHAT] == 80 and not whole.reasons
+
+
+def test_a_run_that_is_left_does_not_wait_for_answers_that_do_not_come(tmp_path: Path):
+    with OpenAIServer(script=lambda number, body: Fault("hang") if number > 20 else None) as server:
+        spec = openai_spec(server, max_concurrency=4, timeout_seconds=60.0)
+        plan = ScoringPlan(thresholds={"faithfulness": 0.5}, tokenizer="ngram", no_judge="none")
+        patience = replace(IMPATIENT, least_deadline=60.0, farewell=0.5)
+        how = Judging(identity=JudgeIdentity(spec=spec), journal=tmp_path / "journal", patience=patience)
+        stream = score_batches(
+            batches_of(cases_of(40), 5), plan=plan, store_url=f"sqlite:///{tmp_path / 'scores.sqlite'}", judging=how
+        )
+        next(iter(stream))
+        began = time.monotonic()
+        stream.close()
+        assert 0.4 < time.monotonic() - began < 20
+        assert server.answered[CHAT] == 20
 
 
 # What a case holds ------------------------------------------------------------------------------------------------------
