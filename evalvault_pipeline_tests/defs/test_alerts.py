@@ -19,8 +19,8 @@ from evalvault_pipeline.defs.alerts import ROUND_SECONDS, backup_age_hours, eval
 from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.reporting.incidents import Board, Kind, State
-from evalvault_pipeline.settings import load_settings
-from evalvault_pipeline_tests.defs.conftest import Project, cases_of
+from evalvault_pipeline.settings import Settings, load_settings
+from evalvault_pipeline_tests.defs.conftest import CATALOG, Project, cases_of
 from evalvault_pipeline_tests.doubles.receivers import Receiver
 
 
@@ -31,6 +31,13 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         monkeypatch.setenv("SLACK_CHANNEL", "C1")
         monkeypatch.setenv("SLACK_API_URL", f"{found.url}/api")
         yield found
+
+
+@pytest.fixture
+def project(tmp_path: Path, settings: Settings) -> Iterator[Project]:
+    """Its snapshots are one batch each: alerts look at reports."""
+    with dg.instance_for_test() as instance:
+        yield Project(tmp_path, settings, instance, CATALOG.replace("batch_size = 2", "batch_size = 30"))
 
 
 class Watched:
