@@ -60,9 +60,10 @@ _PAPER = re.compile(
 
 # Seven digits close to each other: without them, or an @, nothing is looked for. Where the first digit of several fails, so
 # would the others.
-_PROMISING = re.compile("[0-9](?<![0-9][0-9])(?:[^0-9]{0,3}[0-9]){6}")
+_PROMISING = re.compile("[0-9](?<![0-9][0-9])(?:[^0-9]{0,3}+[0-9]){6}+")
 # Nine digits or more with little between them: nothing shorter is looked at.
-_STRETCH = re.compile(r"[0-9](?<![0-9][0-9])(?:[-. _/()*~\t\r\n]{0,4}[0-9]){8,}")
+_STRETCH = re.compile(r"[0-9](?<![0-9][0-9])(?:[-. _/()*~\t\r\n]{0,4}+[0-9]){8,}+")
+_RUN = re.compile("[0-9]+[^0-9]*")
 
 
 Known = Mapping[str, tuple[Kind, str]]  # by spelling: kind and key
@@ -126,9 +127,7 @@ def _without_labels(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    if text.isascii():
-        return text
-    return _FOLDABLE.sub(_fold, text)
+    return text if text.isascii() or not _FOLDABLE.search(text) else _FOLDABLE.sub(_fold, text)
 
 
 def _fold(signs: re.Match[str]) -> str:
@@ -215,7 +214,8 @@ def _numbers(text: str) -> Iterator[Found]:
             if one:
                 floor = one.end
                 yield one
-            position = one.end if one else place.start + 1
+            following = _RUN.match(text, place.start, end)
+            position = one.end if one else following.end() if following else end
             if end - position < 9:
                 break
             if near_a_bank is None:  # an account's shape is nearly any: it is looked for beside words for it only

@@ -22,7 +22,7 @@ _LAST = rf"{_END}(?!-[0-9{BAR}])"  # no part of a longer number
 
 def number_at(place: Place) -> Found | None:
     """The number that begins at a place, of digits alone; the first rule that knows it says what it is."""
-    if place.plus:
+    if place.start and place.text[place.start - 1] == "+" and place.plus:
         found = _first(place, _WITH_PLUS)
     else:
         found = _first(place, _BY_FIRST_DIGIT[place.text[place.start]])
@@ -55,7 +55,8 @@ _NO_DIGITS = {code: None for code in range(128) if not chr(code).isdigit()}
 
 
 def _digits(text: str) -> str:
-    return text.translate(_NO_DIGITS)
+    text = text.replace("-", "")  # often all there is, and a translation takes three times as long
+    return text if text.isdigit() else text.translate(_NO_DIGITS)
 
 
 def _found(kind: Kind, match: re.Match[str], key: str = "") -> Found:
@@ -312,9 +313,9 @@ def _luhn(digits: str) -> bool:
 def _account(place: Place, match: re.Match[str]) -> Found | None:
     """10 to 16 digits, or 9 in one run, beside a word for an account or a bank; no time, no amount, no list of years."""
     text, end = match[0], match.end()
-    if not (9 if text.isdigit() else 10) <= len(_digits(text)) <= 16 or _MOMENT.match(text):
-        return None
     if not (place.is_bank(end) and place.loose) or place.is_quantity(end):
+        return None
+    if not (9 if text.isdigit() else 10) <= len(_digits(text)) <= 16 or _MOMENT.match(text):
         return None
     if _YEARS.fullmatch(text) or (" " in text and _is_round(text)) or (_YEAR_FIRST.match(text) and place.is_bank_alone(end)):
         return None

@@ -126,7 +126,7 @@ class Place:
     `opening` is where its stretch of digits and separators begins, in which there are no words.
     """
 
-    __slots__ = ("_glued", "_kept", "_opening", "_other", "_word", "floor", "start", "text")
+    __slots__ = ("_bank", "_glued", "_kept", "_opening", "_other", "_word", "floor", "start", "text")
 
     def __init__(self, text: str, start: int, *, floor: int = 0, opening: int | None = None) -> None:
         self.text, self.start, self.floor = text, start, floor
@@ -136,6 +136,7 @@ class Place:
         self._other: re.Match[str] | Literal["unread"] | None = "unread"
         self._glued: str | None = None
         self._kept: str | None = None
+        self._bank = (-1, False)  # up to which end
 
     @property
     def word(self) -> Kind | None:
@@ -199,9 +200,10 @@ class Place:
 
     def is_bank(self, end: int) -> bool:
         """Whether a word for an account stands before it, a bank's short name right before it, or either right behind `end`."""
-        if self.word is Kind.ACCOUNT or _BANK_BEHIND.match(self.text, end):
-            return True
-        return _BANK_BEFORE.match(self._near) is not None
+        if self._bank[0] != end:
+            found = self.word is Kind.ACCOUNT or _BANK_BEHIND.match(self.text, end) or _BANK_BEFORE.match(self._near)
+            self._bank = (end, bool(found))
+        return self._bank[1]
 
     def is_bank_alone(self, end: int) -> bool:
         """Whether a bank is named, if at all, and no account: what begins with a year is a document's number then."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from evalvault_pipeline.cases.model import EvalCase, PiiReport, RowProblem
 from evalvault_pipeline.cases.pii import LABEL, find_pii, find_together, introduced_by
 from evalvault_pipeline.cases.pii_rules import is_sure_registration
-from evalvault_pipeline.cases.pii_words import Found, Kind, Place
+from evalvault_pipeline.cases.pii_words import BAR, Found, Kind, Place
 
 Policy = Literal["redact", "block", "off"]
 NAMES = {
@@ -28,7 +28,7 @@ NAMES = {
     Kind.CARD: "a card number",
     Kind.ACCOUNT: "an account number",
 }
-_UNSENDABLE = re.compile("[\ud800-\udfff\x00]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def redacted(text: str) -> str:
@@ -42,8 +42,13 @@ def redacted_values(value: Any) -> Any:
 
 
 def _redacted(text: str, about: str) -> str:
-    text = _UNSENDABLE.sub("\ufffd", text)
-    return _labelled(text, find_pii(text, about=about), lambda one: f"[{one.kind}]")
+    text = text.replace(BAR, "\ufffd")
+    try:
+        text.encode()  # which is faster than to look for them
+    except UnicodeEncodeError:
+        text = _SURROGATES.sub("\ufffd", text)
+    found = find_pii(text, about=about)
+    return _labelled(text, found, lambda one: f"[{one.kind}]") if found else text
 
 
 class Firewall:
@@ -150,7 +155,7 @@ def _labelled(text: str, found: Sequence[Found], label: Callable[[Found], str]) 
     for one in found:
         pieces += [text[position : one.start], label(one)]
         position = one.end
-    return "".join((*pieces, text[position:])) if found else text
+    return "".join((*pieces, text[position:]))
 
 
 def _texts(case: EvalCase) -> Iterator[tuple[str, str, str]]:
