@@ -34,7 +34,7 @@ class RedisServer:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log, cwd=self._folder)
-        wait_for(self._answers, seconds=30)
+        wait_for(self._answers, seconds=120)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -60,7 +60,7 @@ def test_a_daemon_that_is_killed_anywhere_loses_no_alert(tmp_path: Path, receive
     user.run("evalvault", "backfill", "insurance_qa", "--from", "2026w45", check=False)
     stack = DagsterDev(user)
     try:
-        wait_for(lambda: asked(user, "SELECT content FROM alert_board WHERE content LIKE '%2026w45%'"), seconds=60)
+        wait_for(lambda: asked(user, "SELECT content FROM alert_board WHERE content LIKE '%2026w45%'"), seconds=120)
         # 1. After the report, before the sensor saw it.
         kill(stack)
         (snapshots / "2026w46.json").write_bytes(later["2026w46.json"])
@@ -68,13 +68,13 @@ def test_a_daemon_that_is_killed_anywhere_loses_no_alert(tmp_path: Path, receive
         assert asked(user, "SELECT notice FROM alert_deliveries") == []
         stack = DagsterDev(user)
         # 2. After the decision, before the delivery.
-        wait_for(lambda: asked(user, "SELECT notice FROM alert_deliveries"), seconds=60)
+        wait_for(lambda: asked(user, "SELECT notice FROM alert_deliveries"), seconds=120)
         receiver.faults.append(HANG)
         kill(stack)
         before = len(receiver.messages)
         stack = DagsterDev(user)
         # 3. While Slack has the message in hand, or has just taken it.
-        wait_for(lambda: receiver.requests, seconds=90)
+        wait_for(lambda: receiver.requests, seconds=120)
         kill(stack)
         asked(user, "UPDATE alert_deliveries SET created_at = created_at - 600, claimed_until = 0")  # ten minutes later
         stack = DagsterDev(user)

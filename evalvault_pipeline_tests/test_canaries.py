@@ -197,10 +197,10 @@ def served(world: World) -> None:
     log = world.user.folder / "metrics.log"
     process = world.user.start("evalvault", "serve-metrics", "--port", str(port), log=log)
     try:
-        answers = [wait_for(lambda key=key: asked(port, key), seconds=30) for key in ("wrong", CANARIES["EVALVAULT_API_KEY"])]
+        answers = [wait_for(lambda key=key: asked(port, key), seconds=120) for key in ("wrong", CANARIES["EVALVAULT_API_KEY"])]
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
     assert [status for status, _ in answers] == [401, 200]
     world.printed["metrics"] = "".join(text for _, text in answers)
 

@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_where_it_was_and_scores_nothing_twice(project: Use
     file = big_dataset(project, 6000)
     command = ["evalvault", "run", str(file), "-m", "lexical_support,chrf", parallel, "-o", "results.json"]
     process = project.start(*command, EVALVAULT_WORKERS="2")
-    wait_for(lambda: stored_scores(project) > 300, seconds=60)
+    wait_for(lambda: stored_scores(project) > 300, seconds=120)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(2)  # the worker processes notice within half a second that nobody waits for them
@@ -227,7 +227,7 @@ def test_a_killed_dagster_run_goes_on_where_it_was(project: UserProject) -> None
     big_dataset(project, 6000).rename(folder / "w1.jsonl")
     command = ["evalvault", "backfill", "big"]
     process = project.start(*command, EVALVAULT_WORKERS="1")
-    wait_for(lambda: stored_scores(project) > 300, seconds=60)
+    wait_for(lambda: stored_scores(project) > 300, seconds=120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = stored_scores(project)

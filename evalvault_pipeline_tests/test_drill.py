@@ -32,7 +32,7 @@ def test_killed_in_turn_no_part_of_production_loses_a_case_or_pays_more_than_wha
         for number, part in enumerate(parts):
             stack.answered(30 + 50 * number)
             stack.restart(part)
-        assert stack.until(lambda: stack.ended(backfill), seconds=180) == "COMPLETED_SUCCESS"
+        assert stack.until(lambda: stack.ended(backfill), seconds=300) == "COMPLETED_SUCCESS"
         results = stack.project.results(DATASET, "w1")
         assert (results["total_test_cases"], results["coverage"], results["missing_batches"]) == (CASES, 1.0, [])
         assert stack.scores() == CASES

@@ -135,7 +135,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_pays_nothing_twice(proj
     while server.answered[CHAT] < 10 and time.monotonic() < ends:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=60) == 130
     said = log.read_text(encoding="utf-8")
     assert "Traceback" not in said
     assert said.endswith("is kept: run the same command again.\n")

@@ -120,7 +120,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_score_of_the_run_that_w
         keys = [ScoreKey(case_digest=f"{number:064d}", metric="chrf", metric_version="1") for number in range(4000)]
         with ScoreStore(url) as store, ThreadPoolExecutor(1) as thread:
             writing = thread.submit(lambda: [store.save([(key, StoredScore(value=0.5))]) for key in keys])
-            wait_for(lambda: store.count() > 20, seconds=30)
+            wait_for(lambda: store.count() > 20, seconds=120)
             server.kill()
             assert not writing.done()
             server.start()

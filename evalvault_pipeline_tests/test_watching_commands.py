@@ -138,7 +138,7 @@ def served(user: UserProject) -> Iterator[str]:
     server = user.start("evalvault", "serve-metrics", "--port", str(port))
     yield f"http://127.0.0.1:{port}/metrics"
     server.terminate()
-    server.wait(timeout=20)
+    server.wait(timeout=60)
 
 
 def test_serve_metrics_serves_what_was_scored(served: str) -> None:
@@ -150,7 +150,7 @@ def test_serve_metrics_serves_what_was_scored(served: str) -> None:
         except OSError:
             return ""
 
-    shown = wait_for(text, seconds=30)
+    shown = wait_for(text, seconds=120)
     assert 'evalvault_evaluations_total{dataset="insurance_qa",metric="chrf"} 2.0' in shown
     assert 'evalvault_alert_state{dataset="insurance_qa",state="firing"} 1.0' in shown
 

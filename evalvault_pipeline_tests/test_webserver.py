@@ -178,7 +178,7 @@ def test_what_is_refused_tells_nothing_but_that(running: Running) -> None:
 def test_the_key_is_in_no_log(running: Running) -> None:
     running.site.ask(f"/{KEY}?X-API-Key={KEY}", "GET", f"X-API-Key: {KEY}x")
     logs = running.full.project.folder / "data" / "results" / "logs" / "evalvault.log"
-    text = wait_for(lambda: logs.exists() and logs.read_text(encoding="utf-8"), seconds=10)
+    text = wait_for(lambda: logs.exists() and logs.read_text(encoding="utf-8"), seconds=120)
     assert "a wrong key came from 127.0.0.1 for GET '/[SECRET]'" in text
     for file in running.full.project.folder.rglob("*"):
         if file.is_file() and file.suffix in {".log", ".db", ".txt", ""}:
@@ -373,7 +373,7 @@ def test_a_person_logs_in_sees_the_assets_launches_and_logs_out(running: Running
     )
     assert running.run_count() == before + 1
     page.goto(f"{running.full.url}/runs/{run_id}")
-    wait_for(lambda: page.wait_for_timeout(100) or any(run_id in str(frame) for frame in frames), seconds=20)
+    wait_for(lambda: page.wait_for_timeout(100) or any(run_id in str(frame) for frame in frames), seconds=120)
     page.goto(f"{running.full.url}/logout")
     page.get_by_role("button", name="Log out").click()
     page.goto(f"{running.full.url}/runs")
@@ -402,7 +402,7 @@ def test_no_page_of_others_does_anything_with_a_persons_session(running: Running
         for url in (evil.replace("localhost", "127.0.0.1"), evil):
             other = context.new_page()
             other.goto(url)
-            done = wait_for(lambda other=other: other.evaluate("attacked()"), seconds=20)
+            done = wait_for(lambda other=other: other.evaluate("attacked()"), seconds=120)
             assert not [told for told in done if told.startswith("socket open")], done
             assert running.run_count() == before
         other.locator("#link").click()
@@ -418,7 +418,7 @@ def test_what_the_evil_page_tries_would_reach_a_server_without_a_guard(browser: 
     with served(guarded=False) as site, evil_page(site.origin) as evil:
         page = browser.new_page()
         page.goto(evil)
-        done = wait_for(lambda: page.evaluate("attacked()"), seconds=20)
+        done = wait_for(lambda: page.evaluate("attacked()"), seconds=120)
         page.close()
     assert "socket open:[object Event]" in done
     asked = [scope for scope in site.passed if scope["path"] == "/graphql"]

@@ -78,7 +78,7 @@ def test_a_run_that_may_be_retried_waits_for_a_judge_that_is_away(
     server = OpenAIServer(port=port)
 
     def come_back() -> None:
-        wait_for(lambda: tried_again(judged.project.instance), seconds=60)
+        wait_for(lambda: tried_again(judged.project.instance), seconds=120)
         server.start()
 
     threading.Thread(target=come_back).start()

@@ -383,14 +383,14 @@ def test_a_real_prometheus_scrapes_it_and_evaluates_the_rules(open_server: Serve
             return []
 
     try:
-        wait_for(lambda: ask("evalvault_up"), seconds=60)
-        rate = wait_for(lambda: ask("evalvault_pass_rate_bound"), seconds=20)
+        wait_for(lambda: ask("evalvault_up"), seconds=120)
+        rate = wait_for(lambda: ask("evalvault_pass_rate_bound"), seconds=120)
         assert {item["metric"]["bound"] for item in rate} == {"low", "high"}
-        alerts = wait_for(lambda: ask('ALERTS{alertname="EvalVaultCoverageLow"}'), seconds=30)
+        alerts = wait_for(lambda: ask('ALERTS{alertname="EvalVaultCoverageLow"}'), seconds=120)
         assert alerts[0]["metric"]["severity"] == "warning", "faithfulness has no judge here: half is unmeasured"
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=60)
 
 
 def test_the_rules_are_what_prometheus_takes() -> None:
