@@ -15,7 +15,7 @@ import pytest
 from evalvault_pipeline_tests.doubles.receivers import HANG, Receiver
 from evalvault_pipeline_tests.stack import DagsterDev, UserProject, wait_for
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 
 @pytest.fixture

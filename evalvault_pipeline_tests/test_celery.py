@@ -24,7 +24,7 @@ from evalvault_pipeline_tests.postgres_server import PostgresServer
 from evalvault_pipeline_tests.redis_server import RedisServer
 from evalvault_pipeline_tests.stack import BIN, wait_for
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 IN_FLIGHT = 4
 SCALING = (PROJECT / "docs" / "scaling.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -148,7 +148,6 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_noticed_and_others_
     assert judge.peak_in_flight == IN_FLIGHT
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("cluster", ["runs"], indirect=True)
 def test_a_whole_run_goes_to_a_worker_and_one_whose_worker_was_killed_is_known_to_be_gone(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch

@@ -142,6 +142,7 @@ def test_the_catalog_check_lists_every_snapshot_and_fails_on_a_bad_one(project: 
     assert done.returncode == 2 and "has no list `test_cases`" in " ".join(done.stdout.split())
 
 
+@pytest.mark.long
 def test_many_cases_are_scored_by_several_processes_with_the_same_result(project: UserProject) -> None:
     file = big_dataset(project, 2000)
     command = ["evalvault", "run", str(file), "-m", "lexical_support,chrf", "-o"]
@@ -161,7 +162,7 @@ def test_many_cases_are_scored_by_several_processes_with_the_same_result(project
     assert ours == theirs
 
 
-@pytest.mark.parametrize("parallel", ["--no-parallel", "--parallel"])
+@pytest.mark.parametrize("parallel", [pytest.param("--no-parallel", marks=pytest.mark.long), "--parallel"])
 def test_a_killed_run_goes_on_where_it_was_and_scores_nothing_twice(project: UserProject, parallel: str) -> None:
     file = big_dataset(project, 6000)
     command = ["evalvault", "run", str(file), "-m", "lexical_support,chrf", parallel, "-o", "results.json"]

@@ -12,7 +12,7 @@ import pytest
 from evalvault_pipeline_tests.judged_project import CALLS_A_CASE
 from evalvault_pipeline_tests.production_stack import DATASET, ProductionStack
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 BATCHES, CASES = 40, 200
 # What a killed part takes with it is noticed within these seconds; those of production are in deploy/dagster.yaml.
 QUICK = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,22 @@ class Project:
         return found
 
 
+@pytest.fixture(scope="session")
+def empty_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The databases of an instance that has seen nothing, made once: they take longer than many a test."""
+    folder = tmp_path_factory.mktemp("dagster")
+    with dg.instance_for_test(temp_dir=str(folder)) as instance:
+        assert instance.get_runs_count() == len(instance.all_asset_keys()) == len(list(instance.all_instigator_state())) == 0
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path, settings: Settings) -> Iterator[Project]:
-    with dg.instance_for_test() as instance:
-        yield Project(tmp_path, settings, instance)
+def instance(tmp_path_factory: pytest.TempPathFactory, empty_history: Path) -> Iterator[dg.DagsterInstance]:
+    folder = shutil.copytree(empty_history, tmp_path_factory.mktemp("instance"), dirs_exist_ok=True)
+    with dg.instance_for_test(temp_dir=str(folder)) as found:
+        yield found
+
+
+@pytest.fixture
+def project(tmp_path: Path, settings: Settings, instance: dg.DagsterInstance) -> Project:
+    return Project(tmp_path, settings, instance)

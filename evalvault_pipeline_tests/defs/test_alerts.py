@@ -34,10 +34,9 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, settings: Settings) -> Iterator[Project]:
+def project(tmp_path: Path, settings: Settings, instance: dg.DagsterInstance) -> Project:
     """Its snapshots are one batch each: alerts look at reports."""
-    with dg.instance_for_test() as instance:
-        yield Project(tmp_path, settings, instance, CATALOG.replace("batch_size = 2", "batch_size = 30"))
+    return Project(tmp_path, settings, instance, CATALOG.replace("batch_size = 2", "batch_size = 30"))
 
 
 class Watched:
