@@ -35,7 +35,7 @@ from evalvault_pipeline.settings import (
     as_text,
     dagster_postgres,
     our_names,
-    require_celery,
+    require_executor,
     variables,
 )
 
@@ -227,8 +227,7 @@ def _dagster(settings: Settings) -> str:
 
 
 def _executor(settings: Settings) -> str:
-    if settings.executor == "celery":
-        require_celery()
+    require_executor(settings.executor)
     return settings.executor
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -36,6 +37,8 @@ CELERY_VARIABLES = {
     "EVALVAULT_CELERY_BROKER": "Celery's broker, such as redis://host:6379/0, for EVALVAULT_EXECUTOR=celery.",
     "EVALVAULT_CELERY_BACKEND": "Celery's result backend, such as redis://host:6379/1.",
 }
+# Executor -> its extra, and the packages of that.
+_EXTRAS = {"celery": ("celery", ("celery", "dagster_celery")), "k8s": ("kubernetes", ("dagster_k8s",))}
 # Read by Dagster, from the process environment only.
 PROCESS_VARIABLES = {
     **CELERY_VARIABLES,
@@ -483,11 +486,18 @@ def dagster_postgres(sources: SecretSources | None = None) -> dict[str, Any] | N
     }
 
 
-def require_celery() -> None:
-    """Raises InvalidSetting where its broker or backend is not set."""
-    missing = [name for name in CELERY_VARIABLES if not os.environ.get(name)]
-    if missing:
+def require_executor(name: str) -> None:
+    """Raises InvalidSetting where Celery's broker or backend is not set, or the package of an executor is not installed."""
+    missing = [variable for variable in CELERY_VARIABLES if not os.environ.get(variable)]
+    if name == "celery" and missing:
         raise InvalidSetting(f"EVALVAULT_EXECUTOR is `celery`, but {', '.join(missing)} is not set. Set both.")
+    extra, packages = _EXTRAS.get(name, ("", ()))
+    for package in packages:
+        if find_spec(package) is None:
+            raise InvalidSetting(
+                f"EVALVAULT_EXECUTOR is `{name}`, which needs the extra `{extra}`, and {package} is not installed: "
+                f"pip install 'evalvault-pipeline[{extra}]'"
+            )
 
 
 def _passwords(settings: Settings) -> list[str]:

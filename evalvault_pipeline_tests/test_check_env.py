@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evalvault_pipeline.check_env import EnvironmentCheck, State, check_environment
-from evalvault_pipeline.settings import DAGSTER_VARIABLES, PROCESS_VARIABLES, variables
+from evalvault_pipeline.settings import CELERY_VARIABLES, DAGSTER_VARIABLES, PROCESS_VARIABLES, variables
 from evalvault_pipeline_tests.doubles.secret_services import AwsSecrets
 from evalvault_pipeline_tests.stack import UserProject
 
@@ -154,6 +155,16 @@ def test_a_fault_alone_is_exit_code_2(project: Path, environment: dict[str, str]
     (missing,) = [one for one in found.findings if one.state is State.MISSING]
     assert said in missing.said and "canary" not in repr(found)
     assert found.exit_code == 2
+
+
+@pytest.mark.parametrize(("name", "package", "extra"), [("celery", "celery", "celery"), ("k8s", "dagster_k8s", "kubernetes")])
+def test_an_executor_whose_package_is_missing_is_a_fault(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    celery = dict.fromkeys(CELERY_VARIABLES, "redis://127.0.0.1:9/0")
+    missing = told(checked(EVALVAULT_EXECUTOR=name, **celery), State.MISSING)
+    assert f"{package} is not installed: pip install 'evalvault-pipeline[{extra}]'" in missing["executor"]
 
 
 def test_a_server_that_others_reach_without_a_key_is_a_fault_for_each_of_both(project: Path) -> None:

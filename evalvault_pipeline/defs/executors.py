@@ -10,14 +10,14 @@ from typing import Literal
 
 import dagster as dg
 
-from evalvault_pipeline.errors import InvalidSetting
-from evalvault_pipeline.settings import CELERY_VARIABLES, require_celery
+from evalvault_pipeline.settings import CELERY_VARIABLES, require_executor
 
 Executor = Literal["in_process", "multiprocess", "celery", "k8s"]
 
 
 def executor_named(name: Executor) -> dg.ExecutorDefinition:
     """Raises InvalidSetting where its package or a variable of its is missing."""
+    require_executor(name)
     match name:
         case "multiprocess":
             return dg.multiprocess_executor
@@ -29,26 +29,14 @@ def executor_named(name: Executor) -> dg.ExecutorDefinition:
 
 
 def _celery() -> dg.ExecutorDefinition:
-    require_celery()
-    try:
-        from evalvault_pipeline.defs.celery_workers import celery_executor
-    except ModuleNotFoundError as error:
-        raise _without_extra("celery", error) from None
+    from evalvault_pipeline.defs.celery_workers import celery_executor
+
     # By their names: what stands in a definition is kept in Dagster's database, and these may hold a password.
     names = dict(zip(("broker", "backend"), CELERY_VARIABLES, strict=True))
     return celery_executor.configured({key: {"env": variable} for key, variable in names.items()}, name="celery")
 
 
 def _kubernetes() -> dg.ExecutorDefinition:
-    try:
-        from dagster_k8s import k8s_job_executor
-    except ModuleNotFoundError as error:
-        raise _without_extra("kubernetes", error) from None
+    from dagster_k8s import k8s_job_executor
+
     return k8s_job_executor  # image, secrets and resources are those of the run launcher
-
-
-def _without_extra(extra: str, error: ModuleNotFoundError) -> InvalidSetting:
-    return InvalidSetting(
-        f"EVALVAULT_EXECUTOR needs the extra `{extra}`, and {error.name} is not installed: "
-        f"pip install 'evalvault-pipeline[{extra}]'"
-    )
