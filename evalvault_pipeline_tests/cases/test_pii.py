@@ -51,11 +51,14 @@ def test_no_kind_is_left_behind(suite: Score, kind: Kind) -> None:
     assert suite.precision(kind.value) >= 0.95, suite.faults
 
 
-@pytest.mark.parametrize(("name", "recall", "precision"), [("pii_held_out.jsonl", 0.96, 0.96), ("pii_fresh.jsonl", 0.97, 0.96)])
+@pytest.mark.parametrize(
+    ("name", "recall", "precision"),
+    [("pii_held_out.jsonl", 0.96, 0.96), ("pii_fresh.jsonl", 0.99, 0.98), ("pii_unseen.jsonl", 0.99, 0.99)],
+)
 def test_strings_that_the_rules_were_not_tuned_on_hold_a_floor(name: str, recall: float, precision: float) -> None:
     strings = read_labelled(name)
     score = scored(strings, spans)
-    assert len(strings) >= 120 and sum(not one.spans for one in strings) >= len(strings) / 2
+    assert len(strings) >= 120 and sum(not one.spans for one in strings) >= 0.49 * len(strings)
     assert score.recall() >= recall and score.precision() >= precision, score.faults
 
 
