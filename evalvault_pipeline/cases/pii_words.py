@@ -73,8 +73,8 @@ _WORDS = re.compile("|".join(_branch(word) for words in _WORDS_OF.values() for w
 # Right before a number: that it is another one, which names no person.
 _OTHERS = (
     "증권 계약 청약 약관 접수 사고 사건 판례 민원 송장 등기 주문 문서 상품 모델 일련 제품 시리얼 관리 승인 거래 참조 차대 "
-    "대리점 지점 설계사 지급 결재 의안 단체 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 특허 출원 "
-    "고유 과제 발급 조회 처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 "
+    "대리점 지점 설계사 지급 결재 의안 단체 품목 질병 수납 영수증 전표 심사 담보 특약 상담 티켓 예약 인가 허가 심의 심의필 "
+    "특허 출원 고유 과제 발급 조회 처리 확인 인증 신청 대출 수표 증서 추적 고지 납부 "
     "policy contract claim order invoice tracking ticket reference case "
     "serial model part item product document receipt transaction approval application shipment quote proposal booking "
     "confirmation group certificate file plan loan enrollment"
