@@ -41,13 +41,13 @@ class JudgedProject(UserProject):
         (folder / "data" / "catalog.toml").write_text("\n".join(tables), encoding="utf-8")
 
     def write(self, dataset: str, snapshot: str, cases: int) -> None:
-        """Cases that no other dataset or snapshot has."""
+        """Cases of which no other dataset or snapshot has one, nor a question to the judge that is the same."""
         rows = [
             {
                 "id": case.case_id,
                 "question": f"{dataset} {snapshot}: {case.question}",
                 "answer": case.answer,
-                "contexts": list(case.contexts),
+                "contexts": [f"{dataset} {snapshot}: {context}" for context in case.contexts],
                 "ground_truth": case.ground_truth,
             }
             for case in cases_of(cases)
