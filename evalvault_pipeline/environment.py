@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -62,11 +63,19 @@ def settings_file(folder: Path | None = None) -> Path | None:
 def values_in(file: Path) -> dict[str, str]:
     """The variables that a settings file sets, empty ones left out. Raises InvalidSetting."""
     try:
-        return {name: value for name, value in dotenv_values(file, encoding="utf-8-sig").items() if value}
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidSetting(f"{file} is not UTF-8. Save it as UTF-8.") from None
     except OSError as error:
         raise InvalidSetting(f"{file} cannot be read: {error.strerror or error}.") from None
+    for one in parse_stream(StringIO(text)):
+        if one.error:  # its text may be a key
+            said = one.original.string
+            line = one.original.line + said[: len(said) - len(said.lstrip())].count("\n")
+            raise InvalidSetting(
+                f"{file}:{line}: this is no NAME=value, or a quote is not closed. Mend the line, or put a # before it."
+            )
+    return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value}
 
 
 def refuse_plain_file(folder: Path | None, names: Iterable[str]) -> None:
@@ -75,7 +84,7 @@ def refuse_plain_file(folder: Path | None, names: Iterable[str]) -> None:
     if not file.is_file():
         return
     text = file.read_text(encoding="utf-8-sig", errors="replace")  # most such files are not ours
-    ours = sorted(set(dotenv_values(stream=StringIO(text), interpolate=False)) & set(names))
+    ours = sorted({one.key for one in parse_stream(StringIO(text)) if one.key} & set(names))
     if ours:
         raise InvalidSetting(
             f"{file} sets {', '.join(ours)}, and Dagster's commands would let it override the process environment. "
@@ -86,7 +95,7 @@ def refuse_plain_file(folder: Path | None, names: Iterable[str]) -> None:
 def read_into(kind: type[S], file: Path | None, **overrides: Any) -> S:
     """Settings of this kind; `overrides` (by variable name) beat every other source. Raises ValidationError, InvalidSetting."""
     if file is not None:
-        values_in(file)  # readable, and UTF-8
+        values_in(file)  # readable, UTF-8, and without a line that says nothing
     return kind(_env_file=file, _env_file_encoding="utf-8-sig", **overrides)
 
 

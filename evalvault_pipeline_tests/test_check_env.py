@@ -167,6 +167,13 @@ def test_an_executor_whose_package_is_missing_is_a_fault(
     assert f"{package} is not installed: pip install 'evalvault-pipeline[{extra}]'" in missing["executor"]
 
 
+def test_a_line_of_the_file_that_sets_nothing_is_a_fault(project: Path) -> None:
+    (project / ".env.test").write_text("EVALVAULT_PROFILE=dev\nOPENAI_API_KEY sk-canary\n")
+    found = checked(EVALVAULT_ENV="test")
+    assert ".env.test:2: this is no NAME=value" in told(found, State.MISSING)["settings"]
+    assert found.exit_code == 2 and "canary" not in repr(found)
+
+
 def test_a_server_that_others_reach_without_a_key_is_a_fault_for_each_of_both(project: Path) -> None:
     found = checked("prod", EVALVAULT_WEB_HOSTS="eval.example", EVALVAULT_METRICS_HOST="::")
     missing = [one.said for one in found.findings if one.state is State.MISSING]

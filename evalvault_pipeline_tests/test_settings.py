@@ -199,6 +199,17 @@ def test_an_env_file_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: p
     assert refusal_of(tmp_path) == f"{tmp_path / '.env.prod'} is not UTF-8. Save it as UTF-8."
 
 
+@pytest.mark.parametrize("wrong", ["OPENAI_API_KEY sk-canary-0123", 'OPENAI_API_KEY="sk-canary-0123'])
+def test_a_line_of_an_env_file_that_sets_nothing_is_refused_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], wrong: str
+):
+    (tmp_path / ".env.prod").write_text(f"# ours\n\nEVALVAULT_PROFILE=prod\n\n{wrong}\nEVALVAULT_MARGIN=0.1\n")
+    monkeypatch.setenv("EVALVAULT_ENV", "prod")
+    said = refusal_of(tmp_path)
+    assert said.startswith(f"{tmp_path / '.env.prod'}:5: this is no NAME=value, or a quote is not closed.")
+    assert "canary" not in said and capfd.readouterr().err == ""
+
+
 def test_a_byte_order_mark_does_not_hide_the_first_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Windows' editor writes one."""
     (tmp_path / ".env.prod").write_text("EVALVAULT_PROFILE=prod\n", encoding="utf-8-sig")
