@@ -107,7 +107,11 @@ def store_sources(settings: Settings) -> list[Source]:
     database = database_at(settings.score_store_url, called="EVALVAULT_STORE_URL")
     if isinstance(database, PostgresDatabase):
         return [Source(name=STORE_DUMP, database=database)]
-    return [Source(name=STORE, database=database)] if database.path.exists() else []
+    if database.path.exists():
+        return [Source(name=STORE, database=database)]
+    if settings.score_store_url != settings.default_store_url:  # a file is named, and another may be meant
+        raise BackupFailed(f"There is no score store {database.path}. Check EVALVAULT_STORE_URL.")
+    return []
 
 
 def _is_in(source: Source, others: Sequence[Source]) -> bool:

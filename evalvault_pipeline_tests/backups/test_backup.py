@@ -148,6 +148,13 @@ def test_a_store_that_lies_elsewhere_is_the_store_of_the_backup_and_is_in_it_onc
     assert [part.name for part in manifest.parts if part.kind == "sqlite"] == ["results/scores.sqlite"]
 
 
+def test_a_named_store_that_is_not_there_is_no_backup_of_another(settings: Settings, tmp_path: Path) -> None:
+    named = settings_of(tmp_path, EVALVAULT_STORE_URL=f"sqlite:///{tmp_path / 'mistyped.sqlite'}")
+    with pytest.raises(BackupFailed, match=r"no score store .*mistyped.sqlite. Check EVALVAULT_STORE_URL"):
+        make_backup(named, tmp_path / "backups", now=AT)
+    assert backups_in(tmp_path / "backups") == []
+
+
 def test_another_database_among_the_results_is_copied_as_one(settings: Settings, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "data" / "results" / "old.db")) as connection, connection:
         connection.execute("CREATE TABLE kept (n INTEGER)")
