@@ -305,6 +305,9 @@ class CallPool:
 
     def _settle(self, reserved: tuple[float, float]) -> None:
         self.spending.settle(reserved)
+        self._call_is_over()
+
+    def _call_is_over(self) -> None:
         self._settled.set()
         self._settled = asyncio.Event()
 
@@ -404,6 +407,8 @@ class CallPool:
         finally:
             del self._in_flight[task]
             self.limiter.release()
+            if self._is_closing:
+                self._call_is_over()
 
     def _note_latency(self, kind: str, seconds: float) -> None:
         self._answers[kind] += 1
