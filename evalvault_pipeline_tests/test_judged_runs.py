@@ -144,18 +144,36 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_pays_nothing_twice(proj
     assert server.calls[CHAT] == 150
 
 
-def test_a_killed_backfill_gives_its_place_at_the_judge_back(project: UserProject, server: OpenAIServer) -> None:
-    """It held the slot of Dagster's pool `judge`, and the next backfill waited for it for ever."""
+def backfill_under_way(project: UserProject, server: OpenAIServer, log: Path | None = None) -> subprocess.Popen[bytes]:
+    """A judged backfill of `insurance_qa_en`, of which ten calls are answered."""
     catalog = project.folder / "data" / "catalog.toml"
     english = catalog.read_text(encoding="utf-8").replace(
         'metrics = ["lexical_support", "chrf"', 'metrics = ["faithfulness", "chrf"'
     )
     catalog.write_text(english, encoding="utf-8")
     server.latency = 0.2
-    process = project.start("evalvault", "backfill", "insurance_qa_en")
+    process = project.start("evalvault", "backfill", "insurance_qa_en", log=log)
     ends = time.monotonic() + 90
     while server.answered[CHAT] < 10 and time.monotonic() < ends:
         time.sleep(0.02)
+    return process
+
+
+def test_an_interrupted_backfill_begins_no_other_snapshot(project: UserProject, server: OpenAIServer) -> None:
+    folder, log = project.folder / "data" / "datasets" / "insurance_qa_en", project.folder / "run.log"
+    (folder / "2026w48.jsonl").write_bytes((folder / "2026w47.jsonl").read_bytes())
+    process = backfill_under_way(project, server, log)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    said = log.read_text(encoding="utf-8")
+    assert "Traceback" not in said and said.endswith("is kept: run the same command again.\n")
+    assert server.calls[CHAT] < 2 * 24
+    assert not list((project.folder / "data" / "results").glob("insurance_qa_en/*/results.json"))
+
+
+def test_a_killed_backfill_gives_its_place_at_the_judge_back(project: UserProject, server: OpenAIServer) -> None:
+    """It held the slot of Dagster's pool `judge`, and the next backfill waited for it for ever."""
+    process = backfill_under_way(project, server)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     server.latency = 0.0

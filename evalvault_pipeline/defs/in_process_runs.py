@@ -22,6 +22,7 @@ from evalvault_pipeline.scoring.store import is_running
 PROCESS_TAG = ".dagster/evalvault-process"  # Dagster's UI hides tags that begin so
 BACKFILL_TAG = "evalvault/backfill"
 TRACEBACK = "Traceback (most recent call last):"  # stands behind what an unexpected error said (scrubbing.py)
+INTERRUPTIONS = {"KeyboardInterrupt", "DagsterExecutionInterruptedError"}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -49,7 +50,10 @@ def evaluate_snapshot(
     job: dg.JobDefinition,
     tags: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Register the batches of a snapshot and run the dataset's job over them; `partitions_per_run` makes it several runs."""
+    """Register the batches of a snapshot and run the dataset's job over them; `partitions_per_run` makes it several runs.
+
+    Raises KeyboardInterrupt where this process was interrupted, or the run was ended from outside: begin no other then.
+    """
     name = f"{spec.name} {snapshot}"
     try:
         registration = register_snapshot(instance, spec, snapshot)
@@ -66,6 +70,8 @@ def evaluate_snapshot(
             raise_on_error=False,
             run_config=QUIET,
         )
+        if _interrupted(result):
+            raise KeyboardInterrupt
         words, exit_code = _said(instance, result.run_id, spec)
         outcome = Outcome(
             dataset=spec.name,
@@ -148,6 +154,15 @@ def dagster_instance() -> dg.DagsterInstance:
 
 def _reported(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> bool:
     return any(event.asset_key == dg.AssetKey([spec.name, "report"]) for event in result.get_asset_materialization_events())
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """In a step, or between two."""
+    for event in result.all_events:
+        data = event.step_failure_data if event.is_step_failure else event.job_failure_data if event.is_job_failure else None
+        if data is not None and data.error is not None and data.error.cls_name in INTERRUPTIONS:
+            return True
+    return False
 
 
 def _process() -> str:

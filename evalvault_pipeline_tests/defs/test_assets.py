@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_block_refuses_the_snapshot_by_line_and_field(project: Project) -> None:
     project.write("2026w47", personal_cases())
     result = project.run(tags)
     assert not result.success
-    assert f"{file}:1: answer: holds a phone number and an e-mail address. Take it out" in failure_text(result)
+    assert f"{file}:1: case 1: answer: holds a phone number and an e-mail address. Take it out" in failure_text(result)
     assert materialized(project, CASES) == []
 
 
@@ -237,7 +238,7 @@ def test_a_bad_row_refuses_the_snapshot_with_file_line_and_remedy(project: Proje
     result = project.run(tags)
     assert not result.success
     text = failure_text(result)
-    assert f"{file}:1: contexts: is text" in text and 'Write a list of texts: ["...", "..."].' in text
+    assert f"{file}:1: case 3: contexts: is text" in text and 'Write a list of texts: ["...", "..."].' in text
     assert materialized(project, CASES) == []
 
 
@@ -460,6 +461,25 @@ def test_the_outcome_of_a_snapshot_tells_worse_from_wrong(project: Project, faul
         project.instance, project.spec, "2026w47", job=project.definitions.resolve_job_def("demo_evaluation_job")
     )
     assert (outcome.exit_code, said in outcome.line) == (exit_code, True), outcome.line
+
+
+def test_an_interruption_ends_what_would_go_on_with_other_snapshots(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evalvault_pipeline.defs.assets.score_batches", interrupted)
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text() + CATALOG_OF_ANOTHER)
+    project.write("2026w47", cases_of(4))
+    (project.folder / "datasets" / "other").mkdir()
+    shutil.copy(project.folder / "datasets" / "demo" / "2026w47.json", project.folder / "datasets" / "other" / "2026w47.json")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_snapshot(
+            project.instance, project.spec, "2026w47", job=project.definitions.resolve_job_def("demo_evaluation_job")
+        )
+    project.run({}, job="all_datasets_evaluation_job")
+    begun = [run.job_name for run in project.instance.get_runs()]
+    assert sorted(begun) == ["all_datasets_evaluation_job", "demo_evaluation_job", "demo_evaluation_job"]
 
 
 def test_a_score_store_that_is_away_is_told_from_bad_data(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
