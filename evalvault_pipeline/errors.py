@@ -125,7 +125,7 @@ class MalformedCases(PipelineError):
     def __init__(self, path: str, problems: Sequence[RowProblem]) -> None:
         self.path = path
         self.problems = tuple(problems)
-        count = len({problem.line for problem in self.problems})
+        count = len({(problem.line, problem.row) for problem in self.problems})
         lines = [str(problem) for problem in self.problems[: self.shown]]
         if len(self.problems) > self.shown:
             lines.append(f"... and {len(self.problems) - self.shown} more")

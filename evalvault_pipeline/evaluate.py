@@ -20,7 +20,7 @@ from typing import Any
 from evalvault_pipeline.cases.batches import split_into_batches
 from evalvault_pipeline.cases.catalog import DatasetSpec, describe_snapshot
 from evalvault_pipeline.cases.loading import inspect_dataset, read_cases
-from evalvault_pipeline.cases.model import EvalCase, PiiReport, Snapshot
+from evalvault_pipeline.cases.model import EvalCase, PiiReport, Snapshot, by_row
 from evalvault_pipeline.cases.redaction import Policy
 from evalvault_pipeline.errors import InvalidSetting, NothingScored, UnreadableFile
 from evalvault_pipeline.logs import log_context
@@ -228,7 +228,7 @@ def evaluate_file(
                 tokenizer=choose_tokenizer(plan.tokenizer).name,
                 run_id=run_id or uuid.uuid4().hex,
                 started_at=started,
-                skipped_rows=[str(problem) for problem in summary.problems],
+                skipped_rows=by_row(summary.problems),
             ),
         )
         if report.dataset_digest != summary.digest:

@@ -146,6 +146,20 @@ def test_bad_rows_that_are_skipped_are_listed_in_the_report(tmp_path: Path, sett
         assert "question: is null" in report.info.skipped_rows[0]
 
 
+def test_a_row_with_several_faults_is_one_and_a_case_that_shares_its_line_is_named_by_its_number(
+    tmp_path: Path, settings: Settings
+):
+    bad = {**GOOD, "id": "bad", "question": None, "answer": None}
+    path = dataset(tmp_path / "w1.json", [*numbered(2), bad, {**bad, "id": "worse"}])
+    said = r"w1\.json: 2 bad rows\n.*w1\.json:1: case 3: question: is null"
+    with pytest.raises(MalformedCases, match=said), evaluate_file(path, settings=settings, metrics=["chrf"]):
+        pytest.fail("a bad row was scored")
+    with evaluate_file(path, settings=settings, metrics=["chrf"], strict=False) as report:
+        third, fourth = report.info.skipped_rows
+    assert f"{path}:1: case 3: question: is null" in third and "answer: is null" in third
+    assert f"{path}:1: case 4: " in fourth
+
+
 def test_personal_data_is_masked_before_anything_is_scored_or_kept(tmp_path: Path, settings: Settings):
     told = "010-1234-5678로 연락, 3만원"
     path = dataset(

@@ -169,7 +169,7 @@ def test_block_refuses_the_file_before_the_judge_is_asked_and_skips_rows_on_dema
     options = ("-m", "chrf", "--skip-bad-rows", "-o", "results.json")
     project.run("evalvault", "run", str(file), *options, EVALVAULT_PII="block")
     results = json.loads((project.folder / "results.json").read_text(encoding="utf-8"))
-    assert (results["total_test_cases"], len(results["skipped_rows"]), results["pii"]["policy"]) == (1, 5, "block")
+    assert (results["total_test_cases"], len(results["skipped_rows"]), results["pii"]["policy"]) == (1, 1, "block")
     assert left_behind(project.folder, file) == {}
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,8 @@ def _entries(path: Path, items: HeaderItems, firewall: Firewall) -> Iterator[Eva
     if reader is None:
         known = ", ".join(READERS)
         raise UnreadableFile(f"{path}: no dataset format ends in `{path.suffix}`. Save it as one of: {known}")
+    if path.is_dir():
+        raise UnreadableFile(f"{path} is a folder. Name a file in it.")
     if not path.is_file():
         raise UnreadableFile(f"{path}: no such file. Check the path; the catalog's datasets: evalvault catalog check")
     try:
@@ -118,22 +120,31 @@ def _entries(path: Path, items: HeaderItems, firewall: Firewall) -> Iterator[Eva
 
 def _cases_of(path: Path, rows: Iterator[Row], firewall: Firewall) -> Iterator[EvalCase | RowProblem]:
     first_line: dict[str, int] = {}
-    cells = path.suffix.lower() in TABLES
-    for line, row in rows:
-        if isinstance(row, RowProblem):
-            yield row
-            continue
-        case = case_from_row(row, path=str(path), line=line, cells=cells)
-        if isinstance(case, list):
-            yield from case
-        elif refused := firewall.refuse(case, path=str(path), line=line):
-            yield from refused
-        elif case.case_id in first_line:
-            found = f"`{case.case_id}` stands in line {first_line[case.case_id]} too"
-            yield RowProblem(path=str(path), line=line, field="id", found=found, remedy="Give every case an id of its own.")
-        else:
-            first_line[case.case_id] = line
-            yield firewall.mask(case)
+    last_line = 1
+    for number, (line, row) in enumerate(rows, start=1):
+        # In JSON several cases may stand in one line: then only their number tells which is meant.
+        shares = path.suffix.lower() == ".json" and line == last_line
+        last_line = line
+        for entry in _case_of(path, line, row, firewall, first_line):
+            yield replace(entry, row=number, shares_line=shares) if isinstance(entry, RowProblem) else entry
+
+
+def _case_of(
+    path: Path, line: int, row: object, firewall: Firewall, first_line: dict[str, int]
+) -> Iterable[EvalCase | RowProblem]:
+    """The case of a row, masked, or what is wrong with it. `first_line` is by case id, of the cases before."""
+    if isinstance(row, RowProblem):
+        return [row]
+    case = case_from_row(row, path=str(path), line=line, cells=path.suffix.lower() in TABLES)
+    if isinstance(case, list):
+        return case
+    if refused := firewall.refuse(case, path=str(path), line=line):
+        return refused
+    if case.case_id in first_line:
+        found = f"`{case.case_id}` stands in line {first_line[case.case_id]} too"
+        return [RowProblem(path=str(path), line=line, field="id", found=found, remedy="Give every case an id of its own.")]
+    first_line[case.case_id] = line
+    return [firewall.mask(case)]
 
 
 def _read_json(path: Path, items: HeaderItems) -> Iterator[Row]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 # Metadata that metrics read, and which therefore belongs to a case's content (scoring/metrics.py).
@@ -119,7 +120,8 @@ def batch_key(snapshot: str, index: int) -> str:
 class RowProblem:
     """Why a row of a file is not a case: where it stands, what was found, and how to mend it.
 
-    `line` counts from 1 (in a spreadsheet: the row); for Parquet it is the row number, header not counted.
+    `line` counts from 1 (in a spreadsheet: the row); for Parquet it is the row number, header not counted. `row` is the number
+    of the case in the file, from 1; it is said where the case shares its line with another (`shares_line`).
     """
 
     path: str
@@ -127,9 +129,23 @@ class RowProblem:
     field: str
     found: str
     remedy: str
+    row: int = 0
+    shares_line: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.field}: {self.found}. {self.remedy}"
+        return f"{self.path}:{self.line}: {f'case {self.row}: ' if self.shares_line else ''}{self.said}"
+
+    @property
+    def said(self) -> str:
+        return f"{self.field}: {self.found}. {self.remedy}"
+
+
+def by_row(problems: Iterable[RowProblem]) -> list[str]:
+    """One text for each bad row, with all its faults. Those of a row stand together."""
+    told = []
+    for _, (first, *others) in groupby(problems, key=lambda one: (one.line, one.row)):
+        told.append(" ".join((str(first), *(one.said for one in others))))
+    return told
 
 
 def _digest(content: object) -> str:

@@ -119,8 +119,8 @@ _BUSINESS_BEHIND = re.compile(r"[ (]{0,2}사업자")
 
 
 def _business(place: Place, match: re.Match[str]) -> Found | None:
-    named = place.word is Kind.BUSINESS_NUMBER or _BUSINESS_BEHIND.match(place.text, match.end())
-    named = named and not place.other_number
+    word = place.word is Kind.BUSINESS_NUMBER or _BUSINESS_BEHIND.match(place.text, match.end())
+    named = word and not place.other_number
     proven = match[0].count("-") == 2 and place.word is not Kind.ACCOUNT and place.loose and _is_business(_digits(match[0]))
     return _found(Kind.BUSINESS_NUMBER, match) if named or proven else None
 

@@ -57,7 +57,7 @@ def print_report(report: RunReport, console: Console, *, cases: int) -> None:
         console.print(_text(f"unmeasured: {detail}", "yellow"))
     if report.info.skipped_rows:
         console.print(
-            Text(f"bad rows were skipped: {len(report.info.skipped_rows)} faults (skipped_rows in the results)", "yellow")
+            Text(f"bad rows that were skipped: {len(report.info.skipped_rows)} (skipped_rows in the results)", "yellow")
         )
     if told := _pii(report.info.pii):
         console.print(told)
