@@ -39,6 +39,7 @@ RETRY_SECONDS = 10.0  # before the second try; doubled before each further one
 ROUND_SECONDS = 60.0  # a message whose run gave up is asked for again after twice this, then four times, and so on
 FAILED_RUNS = 200
 JUDGE_FAULTS = {Reason.TIMEOUT.value, Reason.THROTTLED.value, Reason.JUDGE_ERROR.value}
+CANCELED = {dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = {dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING}
 UNDER_WAY = [*UNFINISHED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 
@@ -301,6 +302,8 @@ def _failed_runs(instance: dg.DagsterInstance, specs: Sequence[DatasetSpec], sin
         run = record.dagster_run
         outer = instance.get_run_by_id(around) if (around := outer_run(run)) else None
         if any(one.tags.get("dagster/will_retry") == "true" for one in (run, outer) if one):
+            continue
+        if outer and outer.status in CANCELED:  # by a person, who knows
             continue
         ended = record.end_time or record.update_timestamp.timestamp()
         started = record.start_time or record.create_timestamp.timestamp()

@@ -16,6 +16,7 @@ import pytest
 
 from evalvault_pipeline.defs import alerts
 from evalvault_pipeline.defs.alerts import ROUND_SECONDS, backup_age_hours, evaluations_under_way
+from evalvault_pipeline.defs.fencing import WITHIN_TAG
 from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG
 from evalvault_pipeline.publishing.alert_book import AlertBook
 from evalvault_pipeline.reporting.incidents import Board, Kind, State
@@ -367,6 +368,25 @@ def test_a_weekly_job_that_was_killed_alerts_for_every_dataset_without_a_report_
     watched.tick()
     (text,) = receiver.texts
     assert "its process died" in text
+
+
+@pytest.mark.parametrize(("canceled", "messages"), [(True, 0), (False, 1)])
+def test_what_a_canceled_weekly_run_had_begun_alerts_nobody(
+    watched: Watched, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, canceled: bool, messages: int
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    watched.score("w1", bad=0)
+    watched.tick()
+    monkeypatch.setattr("evalvault_pipeline.defs.assets.score_batches", interrupted)
+    instance, job = watched.project.instance, watched.project.definitions.resolve_job_def("all_datasets_evaluation_job")
+    weekly = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert not watched.score("w2", bad=0, tags={WITHIN_TAG: weekly.run_id}).success
+    if canceled:
+        instance.report_run_canceled(weekly)
+    watched.tick()
+    assert len(receiver.messages) == messages
 
 
 def test_a_failed_backfill_of_history_alerts_nobody(watched: Watched, receiver: Receiver) -> None:
