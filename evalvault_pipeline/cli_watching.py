@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -43,6 +44,7 @@ def status() -> None:
     settings = _settings()
     catalog = load_catalog(settings.catalog)
     now = datetime.now(UTC)
+    _say_that_the_store_is_new(settings)
     with RunHistory(settings.score_store_url) as history:
         runs = {name: list(history.headers(since=(now - RUNS_READ).isoformat(), dataset=name)) for name in catalog.datasets}
     with AlertBook(settings.score_store_url) as book:
@@ -70,6 +72,7 @@ def usage(
 
     settings = _settings()
     start = _since(since, settings)
+    _say_that_the_store_is_new(settings)
     with RunHistory(settings.score_store_url) as history:
         if dataset is not None:
             _refuse_unknown(dataset, history.datasets(), settings)
@@ -90,6 +93,7 @@ def serve_metrics(
     load_catalog(settings.catalog)  # one that cannot be read is refused now, not at each scrape
     address, number = host or settings.metrics_host, port or settings.metrics_port
     key = Secret(name="EVALVAULT_API_KEY", sources=settings)
+    _say_that_the_store_is_new(settings)
     server = serve(lambda: settings.score_store_url, catalog=settings.catalog, host=address, port=number, api_key=key)
     place = f"[{address}]" if ":" in address else address
     new_console().print(f"metrics: http://{place}:{number}/metrics", soft_wrap=True)
@@ -231,6 +235,15 @@ def _refuse_unknown(dataset: str, with_runs: list[str], settings: Settings) -> N
         raise UnknownRun(
             f"There is no run of `{dataset}`, and the catalog does not declare it. Known: {', '.join(sorted(known))}."
         )
+
+
+def _say_that_the_store_is_new(settings: Settings) -> None:
+    """Where EVALVAULT_STORE_URL names a file of SQLite that is not there yet: another one may be meant."""
+    url = settings.score_store_url
+    file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+    if url.startswith("sqlite:///") and url != settings.default_store_url and not file.exists():
+        told = f"evalvault: there was no score store {file}: this one is new and empty. Is EVALVAULT_STORE_URL right?"
+        typer.echo(told, err=True)
 
 
 def _since(text: str, settings: Settings) -> datetime:

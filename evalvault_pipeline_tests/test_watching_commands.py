@@ -55,6 +55,14 @@ def test_status_of_a_fresh_project_says_what_to_do_first(tmp_path: Path) -> None
     assert shown.count("never") == 2
 
 
+def test_a_named_store_that_was_not_there_is_no_quiet_emptiness(user: UserProject, tmp_path: Path) -> None:
+    mistyped = {"EVALVAULT_STORE_URL": f"sqlite:///{tmp_path}/mistyped.sqlite"}
+    said = f"there was no score store {tmp_path}/mistyped.sqlite: this one is new and empty"
+    assert said in user.run("evalvault", "status", **mistyped).stderr
+    assert said not in user.run("evalvault", "usage", **mistyped).stderr, "it is there now"
+    assert user.run("evalvault", "status").stderr == ""
+
+
 @pytest.mark.parametrize("by", ["run", "day", "dataset", "judge"])
 def test_usage_has_a_line_for_each_and_a_total(user: UserProject, by: str) -> None:
     shown = user.run("evalvault", "usage", "--since", "7d", "--by", by).stdout
