@@ -272,10 +272,11 @@ def _ignored(name: str, file: Path) -> Finding:
 
 def _unknown(names: list[str], file: Path | None) -> Iterator[Finding]:
     """Variables that look like ours and are not: most are misspelt."""
-    known = our_names()
-    for name in sorted({name for name in names if name.startswith("EVALVAULT_")} - known):
-        close = get_close_matches(name, known, n=1, cutoff=0.8)
-        hint = f"Did you mean {close[0]}?" if close else "See docs/configuration.md."
+    prefix, known = "EVALVAULT_", our_names()
+    ends = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+    for name in sorted({name for name in names if name.startswith(prefix)} - known):
+        close = get_close_matches(name.removeprefix(prefix), ends, n=1)
+        hint = f"Did you mean {prefix}{close[0]}?" if close else "See docs/configuration.md."
         yield Finding(area="settings", said=f"{name} is read by nothing here. {hint}", state=State.ADVICE)
 
 

@@ -167,6 +167,12 @@ def test_an_executor_whose_package_is_missing_is_a_fault(
     assert f"{package} is not installed: pip install 'evalvault-pipeline[{extra}]'" in missing["executor"]
 
 
+def test_a_name_that_resembles_none_of_ours_gets_no_guess(project: Path) -> None:
+    assert told(checked(EVALVAULT_TYPO="1"), State.ADVICE)["settings"] == (
+        "EVALVAULT_TYPO is read by nothing here. See docs/configuration.md."
+    )
+
+
 def test_a_line_of_the_file_that_sets_nothing_is_a_fault(project: Path) -> None:
     (project / ".env.test").write_text("EVALVAULT_PROFILE=dev\nOPENAI_API_KEY sk-canary\n")
     found = checked(EVALVAULT_ENV="test")

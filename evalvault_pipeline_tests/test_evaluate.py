@@ -138,6 +138,15 @@ def test_a_file_with_a_bad_row_is_refused_and_nothing_is_scored(tmp_path: Path, 
     assert not settings.results_dir.exists()
 
 
+def test_a_folder_is_not_called_a_missing_file(tmp_path: Path, settings: Settings):
+    (tmp_path / "w1.json").mkdir()
+    with (
+        pytest.raises(UnreadableFile, match=r"w1\.json is a folder\. Name a file in it\."),
+        evaluate_file(tmp_path / "w1.json", settings=settings, metrics=["chrf"]),
+    ):
+        pytest.fail("a folder was scored")
+
+
 def test_bad_rows_that_are_skipped_are_listed_in_the_report(tmp_path: Path, settings: Settings):
     path = dataset(tmp_path / "w1.json", [*numbered(2), {**GOOD, "id": "bad", "question": None}, {**GOOD, "id": "c1"}])
     with evaluate_file(path, settings=settings, metrics=["chrf"], strict=False) as report:
