@@ -52,7 +52,8 @@ def evaluate_snapshot(
 ) -> Outcome:
     """Register the batches of a snapshot and run the dataset's job over them; `partitions_per_run` makes it several runs.
 
-    Raises KeyboardInterrupt where this process was interrupted, or the run was ended from outside: begin no other then.
+    Raises KeyboardInterrupt where this process was interrupted, or the run around this one is over: begin no other then. A run
+    that somebody ended alone is an outcome as any other.
     """
     name = f"{spec.name} {snapshot}"
     try:
@@ -157,12 +158,9 @@ def _reported(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> bool:
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """In a step, or between two."""
-    for event in result.all_events:
-        data = event.step_failure_data if event.is_step_failure else event.job_failure_data if event.is_job_failure else None
-        if data is not None and data.error is not None and data.error.cls_name in INTERRUPTIONS:
-            return True
-    return False
+    """Whether nobody had ended the run itself: then Dagster calls its interruption a failure."""
+    errors = [event.job_failure_data.error for event in result.all_events if event.is_job_failure]
+    return any(error is not None and error.cls_name in INTERRUPTIONS for error in errors)
 
 
 def _process() -> str:

@@ -17,6 +17,7 @@ from evalvault_pipeline.defs.in_process_runs import PROCESS_TAG, bury_dead_runs,
 from evalvault_pipeline.defs.partitions import range_tags
 from evalvault_pipeline.errors import ScoreStoreUnavailable
 from evalvault_pipeline.publishing.tables import read_batch, read_scores
+from evalvault_pipeline.scoring.engine import score_batches
 from evalvault_pipeline.scoring.store import ScoreStore
 from evalvault_pipeline_tests.conftest import from_the_store
 from evalvault_pipeline_tests.defs.conftest import Project, cases_of
@@ -480,6 +481,32 @@ def test_an_interruption_ends_what_would_go_on_with_other_snapshots(project: Pro
     project.run({}, job="all_datasets_evaluation_job")
     begun = [run.job_name for run in project.instance.get_runs()]
     assert sorted(begun) == ["all_datasets_evaluation_job", "demo_evaluation_job", "demo_evaluation_job"]
+
+
+def test_a_dataset_whose_run_somebody_ended_keeps_no_other_from_its_evaluation(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*given: Any, **options: Any) -> Any:
+        if demo := project.instance.get_runs(
+            dg.RunsFilter(job_name="demo_evaluation_job", statuses=[dg.DagsterRunStatus.STARTED])
+        ):
+            project.instance.report_run_canceled(demo[0])
+            raise dg.DagsterExecutionInterruptedError
+        return score_batches(*given, **options)
+
+    monkeypatch.setattr("evalvault_pipeline.defs.assets.score_batches", ended)
+    catalog = project.folder / "catalog.toml"
+    catalog.write_text(catalog.read_text() + CATALOG_OF_ANOTHER)
+    file = project.write("2026w47", cases_of(4))
+    (project.folder / "datasets" / "other").mkdir()
+    shutil.copy(file, project.folder / "datasets" / "other" / "2026w47.json")
+    assert not project.run({}, job="all_datasets_evaluation_job").success
+    ends = {run.job_name: run.status.value for run in project.instance.get_runs()}
+    assert ends == {
+        "all_datasets_evaluation_job": "FAILURE",
+        "demo_evaluation_job": "CANCELED",
+        "other_evaluation_job": "SUCCESS",
+    }
 
 
 def test_a_score_store_that_is_away_is_told_from_bad_data(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
