@@ -52,13 +52,15 @@ def test_no_kind_is_left_behind(suite: Score, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "recall", "precision"),
-    [("pii_held_out.jsonl", 0.96, 0.96), ("pii_fresh.jsonl", 0.99, 0.98), ("pii_unseen.jsonl", 0.99, 0.99)],
+    ("name", "strings_without", "recall", "precision"),
+    [("pii_held_out.jsonl", 95, 0.96, 0.96), ("pii_fresh.jsonl", 79, 0.99, 0.98), ("pii_unseen.jsonl", 99, 0.99, 0.99)],
 )
-def test_strings_that_the_rules_were_not_tuned_on_hold_a_floor(name: str, recall: float, precision: float) -> None:
+def test_strings_that_the_rules_were_not_tuned_on_hold_a_floor(
+    name: str, strings_without: int, recall: float, precision: float
+) -> None:
     strings = read_labelled(name)
     score = scored(strings, spans)
-    assert len(strings) >= 120 and sum(not one.spans for one in strings) >= 0.49 * len(strings)
+    assert len(strings) >= 120 and sum(not one.spans for one in strings) == strings_without
     assert score.recall() >= recall and score.precision() >= precision, score.faults
 
 
