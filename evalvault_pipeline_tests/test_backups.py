@@ -156,7 +156,8 @@ def test_a_backup_of_a_run_in_progress_is_restored_and_the_run_goes_on_paying_on
         results = json.loads((place.folder / "results.json").read_text(encoding="utf-8"))
         asked = judge.answered[CHAT] - paid
         assert results["coverage"] == 1.0 and results["usage"]["judge_calls"] == asked
-        assert 120 - after - 4 <= asked <= 120 - before, "what was answered when the backup began is not asked for again"
+        in_flight = 4
+        assert 120 - after - in_flight <= asked <= 120 - before + in_flight, "what had been answered is not asked for again"
 
 
 OLD = "evalvault-20200101T000000Z.zip"

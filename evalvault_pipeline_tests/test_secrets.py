@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -375,13 +375,19 @@ def test_a_name_of_aws_may_hold_an_equals_sign() -> None:
     assert (entry.name, entry.id, entry.key) == (NAME, "team=a/openai", "")
 
 
-def test_a_value_is_used_until_it_expires_and_then_asked_for_again(tmp_path: Path, aws: AwsSecrets) -> None:
+def test_a_value_is_used_until_it_expires_and_then_asked_for_again(
+    tmp_path: Path, aws: AwsSecrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(secrets, "time", clock)
+    now = 1000.0
     aws.secrets["evalvault/openai"] = "sk-first"
-    settings = load_settings(tmp_path, EVALVAULT_AWS_SECRET="evalvault/openai", EVALVAULT_SECRETS_TTL="0.5")
+    settings = load_settings(tmp_path, EVALVAULT_AWS_SECRET="evalvault/openai", EVALVAULT_SECRETS_TTL="60")
     assert value_of(settings=settings) == "sk-first"
     aws.secrets["evalvault/openai"] = "sk-rotated"
+    now += 59.9
     assert value_of(settings=settings) == "sk-first"
-    time.sleep(0.55)
+    now += 0.2
     assert value_of(settings=settings) == "sk-rotated"
     assert len(aws.requests) == 2
 
