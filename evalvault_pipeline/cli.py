@@ -1,12 +1,13 @@
 """`evalvault …`: a thin command line over the same functions that stand behind the Dagster assets.
 
 Every import of weight is inside a command, so that `--help` is quick. Exit codes: 0 fine, 1 the quality gate failed,
-2 wrong usage, setting or data, 3 judge or service unreachable, 4 inconclusive.
+2 wrong usage, setting or data, 3 judge or service unreachable, 4 inconclusive, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 import uuid
@@ -48,7 +49,7 @@ cli_operating.register(app)
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Tracker = Literal["phoenix", "none"]
 Pii = Literal["redact", "block", "off"]
-INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
+INTERRUPTED = 130  # by Ctrl-C, 128 and the signal's number; by SIGTERM too
 
 Profile = Annotated[str | None, typer.Option("--profile", help="offline, dev, prod, openai or gguf; over EVALVAULT_PROFILE.")]
 
@@ -330,6 +331,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that lacks a character shows `?`
     redact_traceback()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a container or CI job that is stopped: as Ctrl-C
     try:
         app()
     except PipelineError as error:

@@ -127,17 +127,20 @@ def test_a_killed_run_loses_no_more_than_the_calls_in_flight(
     assert not list((project.folder / "data" / "results" / "journal").glob("*.jsonl"))
 
 
-def test_a_run_that_is_interrupted_says_how_to_go_on_and_pays_nothing_twice(project: UserProject, server: OpenAIServer) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_says_how_to_go_on_and_pays_nothing_twice(
+    project: UserProject, server: OpenAIServer, number: signal.Signals
+) -> None:
     server.latency = 0.2
     log, file = project.folder / "run.log", dataset(project, 50)
     process = project.start("evalvault", "run", str(file), "-m", TWO, log=log)
     ends = time.monotonic() + 60
     while server.answered[CHAT] < 10 and time.monotonic() < ends:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=60) == 130
     said = log.read_text(encoding="utf-8")
-    assert "Traceback" not in said
+    assert "Traceback" not in said and "calls of the judge are in flight: their answers are read, for 5 s at most." in said
     assert said.endswith("is kept: run the same command again.\n")
     server.latency = 0.0
     assert run(project, file)["coverage"] == 1.0
@@ -159,11 +162,14 @@ def backfill_under_way(project: UserProject, server: OpenAIServer, log: Path | N
     return process
 
 
-def test_an_interrupted_backfill_begins_no_other_snapshot(project: UserProject, server: OpenAIServer) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_backfill_begins_no_other_snapshot(
+    project: UserProject, server: OpenAIServer, number: signal.Signals
+) -> None:
     folder, log = project.folder / "data" / "datasets" / "insurance_qa_en", project.folder / "run.log"
     (folder / "2026w48.jsonl").write_bytes((folder / "2026w47.jsonl").read_bytes())
     process = backfill_under_way(project, server, log)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=60) == 130
     said = log.read_text(encoding="utf-8")
     assert "Traceback" not in said and said.endswith("is kept: run the same command again.\n")

@@ -209,7 +209,9 @@ def _about(notice: Notice, name: str, language: Language, *, several: bool) -> l
     facts = notice.facts.get(name, {})
     if name == BACKUPS:
         age = facts.get("age_hours")
-        return [(word("backup"), word("no_backup") if age is None else word("backup_age", hours=f"{age:.0f}"))]
+        if age is None:
+            return [(word("backup"), word("no_backup"))]
+        return [(word("backup"), word("backup_age", hours=f"{age:.0f}" if age >= 1 else f"{age:.1f}"))]
     found = [(word("dataset"), name)]
     if "pass_rate" in facts:
         rate, low, high, coverage = (_percent(facts[key], language) for key in ("pass_rate", "low", "high", "coverage"))

@@ -143,8 +143,11 @@ class CallPool:
     async def read_last_answers(self) -> None:
         """Send nothing more, and wait for the answers in flight, which are paid; not for longer than a farewell takes."""
         self._is_closing = True
+        seconds = self._patience.farewell
+        if calls := len(self._in_flight):
+            log.warning("%d calls of the judge are in flight: their answers are read, for %g s at most.", calls, seconds)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._patience.farewell):
+            async with asyncio.timeout(seconds):
                 while self._in_flight or self._unread:
                     await self._settled.wait()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from evalvault_pipeline.publishing.alerts import Language, Message, RunFacts, compose
-from evalvault_pipeline.reporting.incidents import Kind, Notice
+from evalvault_pipeline.reporting.incidents import BACKUPS, Kind, Notice
 
 DAY = 86400.0
 FACTS: dict[str, Any] = {
@@ -54,6 +56,22 @@ def test_figures_of_before_are_called_the_last_report() -> None:
         assert "release" not in dict(message.fields)
     korean = told(Kind.OPENED, "no_data", language="ko")
     assert ("마지막 보고서", "2026w46, 76.6% (64.9% – 85.3%), 9일 전") in korean.fields
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"), [(None, "there is none"), (26.4, "26 h old"), (1.0, "1 h old"), (0.34, "0.3 h old")]
+)
+def test_the_age_of_a_backup_is_told_in_hours_and_below_one_in_tenths(hours: float | None, words: str) -> None:
+    notice = Notice(
+        id="backups-1.1",
+        incident="backups-1",
+        kind=Kind.OPENED,
+        at=0.0,
+        causes=["backup"],
+        datasets=[BACKUPS],
+        facts={BACKUPS: {"age_hours": hours}},
+    )
+    assert ("the backup is overdue", words) in compose(notice, language="en", details=RunFacts()).fields
 
 
 def test_of_too_little_measured_no_pass_rate_is_told() -> None:
