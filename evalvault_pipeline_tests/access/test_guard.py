@@ -206,7 +206,7 @@ PATHS = ["/", "/login", "/logout", "/healthz", "/graphql", "//", "/%00"]
     ),
     body=st.binary(max_size=60),
 )
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, database=None)
 def test_whatever_is_sent_without_the_key_is_answered_by_the_guard(
     kind: str, method: str, path: str, query: bytes, headers: list[tuple[str, bytes]], body: bytes
 ) -> None:

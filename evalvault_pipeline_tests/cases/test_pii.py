@@ -171,7 +171,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=80))
 @example("018-5869-6527+1 980 971 6761")
 @example("a@b.com-c@d.com-M123A4567")
@@ -183,7 +183,7 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
     assert redacted(once) == once
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=80))
 def test_what_is_found_lies_in_the_text_in_order_without_overlaps(text: str) -> None:
     position = 0
@@ -250,7 +250,7 @@ def _seconds(text: str) -> float:
     return time.process_time() - started
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(PIECES, min_size=1, max_size=6).map("".join))
 def test_no_repeated_pattern_takes_long(piece: str) -> None:
     """The slowest text that was found, `4111 ` again and again, takes 0.07 s."""

@@ -170,7 +170,7 @@ WORDS = st.sampled_from(
 TEXTS = st.lists(WORDS, max_size=6).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(question=TEXTS, answer=TEXTS, context=TEXTS, key=TEXTS, value=TEXTS)
 def test_masking_a_masked_case_changes_nothing(question: str, answer: str, context: str, key: str, value: str) -> None:
     case = EvalCase(case_id="c", question=question, answer=answer, contexts=(context,), metadata={key: [value, {"n": 1}]})

@@ -49,7 +49,7 @@ def test_a_worker_whose_run_was_ended_stops_within_seconds_and_a_retry_pays_noth
     began = time.monotonic()
     worker.join(60)
     seconds, paid = time.monotonic() - began, openai.answered[CHAT]
-    assert seconds < 10 and paid < 150, "it would have gone on to all 180"
+    assert seconds < 30 and paid < 150, "it would have gone on to all 180"
     ended = instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status in {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}

@@ -248,7 +248,7 @@ def test_a_model_loads_again_when_num_ctx_changes():
 
 def test_only_requests_that_wait_for_a_load_are_turned_away():
     """1 that loads and 2 that wait get their answer; loaded, all of them do. There is no Retry-After."""
-    with OllamaServer(load_seconds=0.3, max_queue=2) as server, ThreadPoolExecutor(12) as pool:
+    with OllamaServer(load_seconds=2.0, max_queue=2) as server, ThreadPoolExecutor(12) as pool:
         for expected in (3, 12):
             answers = list(pool.map(lambda _: httpx.post(f"{server.url}/api/chat", json=ask()), range(12)))
             assert [a.status_code for a in answers].count(200) == expected
@@ -341,7 +341,7 @@ def test_a_bad_day_is_the_same_for_the_same_seed():
 
     def outcome(server: OllamaServer) -> str:
         try:
-            return str(httpx.post(f"{server.url}/api/chat", json=ask(), timeout=0.5).status_code)
+            return str(httpx.post(f"{server.url}/api/chat", json=ask(), timeout=1.0).status_code)
         except httpx.HTTPError as failure:
             return type(failure).__name__
 
@@ -353,8 +353,8 @@ def test_a_bad_day_is_the_same_for_the_same_seed():
 def test_a_client_that_leaves_is_counted():
     with OllamaServer(latency=30) as server:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{server.url}/api/chat", json=ask(), timeout=0.05)
-        deadline = time.monotonic() + 5
+            httpx.post(f"{server.url}/api/chat", json=ask(), timeout=1.0)
+        deadline = time.monotonic() + 20
         while server.in_flight and time.monotonic() < deadline:
             time.sleep(0.005)
         assert (server.in_flight, server.aborted, server.answered.total()) == (0, 1, 0)

@@ -269,7 +269,7 @@ def test_a_fault_reaches_the_client_as_its_error(kind: Any, raised: type[Excepti
         served(script=lambda number, body: Fault(kind, retry_after="0.2")) as (server, client),
         pytest.raises(raised) as failure,
     ):
-        client.chat.completions.create(**chat(), timeout=0.2 if kind == "hang" else 5)
+        client.chat.completions.create(**chat(), timeout=1.0 if kind == "hang" else 30)
     if isinstance(failure.value, openai.APIStatusError):
         assert failure.value.response.headers.get("Retry-After") == ("0.2" if kind in ("throttle_429", "busy_503") else None)
     assert (server.answered.total(), server.faults) == (0, {kind: 1})
@@ -326,7 +326,7 @@ def test_a_hang_ends_when_the_server_closes():
         began = time.monotonic()
         with pytest.raises(httpx.TransportError):
             asyncio.run(wait_for_nothing())
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert server.aborted == 0
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -129,7 +129,6 @@ def hostile_free() -> CaseResult:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("|\\`*[]<>#~&!\n-_ "), min_size=1, max_size=400))
-@settings(deadline=None)
 def test_whatever_the_text_the_table_has_its_four_columns_and_no_html(text: str):
     tokens = parsed(report_markdown(report(failed(text), failed("last", case_id="c2"))))
     rows = rows_of_the_last_table(tokens)

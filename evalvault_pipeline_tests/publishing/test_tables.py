@@ -114,7 +114,7 @@ JSON = st.recursive(
         max_size=4,
     ).map(tuple)
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_batch_comes_back_as_it_was_written(tmp_path: Path, cases: tuple[EvalCase, ...]):
     snapshot = Snapshot(dataset="보험", name="w1", version="‘1’", digest="d", batch_count=9, thresholds={"chrf": 0.1 + 0.2})
     batch = Batch(snapshot=snapshot, index=7, cases=cases)

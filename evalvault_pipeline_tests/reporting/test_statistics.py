@@ -60,7 +60,7 @@ def test_one_value_says_nothing_about_the_spread_of_its_mean():
 
 
 @given(st.lists(SHARES, min_size=2, max_size=30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_bootstrap_interval_is_the_same_twice_inside_0_to_1_and_holds_the_mean(values: list[float]):
     interval = bootstrap_mean_interval(values)
     assert interval == bootstrap_mean_interval(values)

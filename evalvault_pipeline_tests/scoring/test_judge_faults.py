@@ -240,7 +240,7 @@ def test_a_model_that_does_not_exist_ends_the_run_with_the_setting_to_change(tmp
         run = judged(CASES, openai_spec(server, model="gpt-6-mega"), tmp_path, THREE)
     assert isinstance(run.error, JudgeMisconfigured) and run.error.exit_code == 2
     assert "`gpt-6-mega` does not exist" in str(run.error) and "EVALVAULT_JUDGE_MODEL" in str(run.error)
-    assert server.calls[CHAT] <= 32 and run.seconds < 12
+    assert server.calls[CHAT] <= 32 and run.seconds < 25
 
 
 def test_an_embedding_model_that_does_not_exist_ends_the_run_before_the_chat_calls_are_paid_in_vain(tmp_path: Path):
@@ -323,7 +323,7 @@ def test_the_runs_deadline_leaves_the_rest_unmeasured_and_keeps_what_is_there(fa
     with OpenAIServer(answer=steady, latency=0.1) as server:
         spec = openai_spec(server, max_concurrency=8)
         run = judged(CASES, spec, tmp_path, THREE, deadline_seconds=1.0)
-        assert run.error is None and run.reasons == {"timeout"} and run.seconds < 12
+        assert run.error is None and run.reasons == {"timeout"} and run.seconds < 25
         assert_nothing_is_made_up(run, faultless, {"timeout"})
         assert 8 <= server.answered[CHAT] <= 100
         assert "EVALVAULT_RUN_DEADLINE" in next(score.detail for score in run.scores.values() if score.detail)
@@ -338,7 +338,7 @@ def test_the_runs_deadline_holds_also_while_the_server_asks_for_patience(retry_a
     with OpenAIServer(script=lambda number, body: Fault("throttle_429", retry_after)) as server:
         patience = replace(IMPATIENT, throttled=60.0)
         run = judged(CASES, openai_spec(server), tmp_path, THREE, deadline_seconds=1.0, patience=patience)
-    assert run.seconds < 12
+    assert run.seconds < 25
     assert run.reasons == {"timeout"} or isinstance(run.error, JudgeUnavailable)
 
 
@@ -347,13 +347,13 @@ def test_the_runs_deadline_holds_also_between_attempts(tmp_path: Path):
         patience = replace(IMPATIENT, wait_min=30.0, wait_max=60.0)
         began = time.monotonic()
         judged(CASES[:4], openai_spec(server), tmp_path, deadline_seconds=1.0, patience=patience)
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 25
 
 
 def test_a_server_that_asks_to_be_left_alone_for_a_day_ends_the_run_and_holds_up_nobody(tmp_path: Path):
     with OpenAIServer(script=lambda number, body: Fault("throttle_429", "86400")) as server:
         run = judged(CASES, openai_spec(server), tmp_path, THREE)
-    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 12
+    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 25
 
 
 def test_an_ollama_that_stops_in_mid_run_is_found_out_as_soon(tmp_path: Path):
@@ -362,7 +362,7 @@ def test_an_ollama_that_stops_in_mid_run_is_found_out_as_soon(tmp_path: Path):
         judged(CASES[:2], spec, tmp_path)
         server.stop()
         run = judged(CASES, spec, tmp_path)
-    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 12
+    assert isinstance(run.error, JudgeUnavailable) and run.seconds < 25
 
 
 def test_a_judge_that_answered_and_then_hangs_ends_the_run_after_four_rounds_of_timeouts(tmp_path: Path):

@@ -106,13 +106,13 @@ def check_any_case(case: EvalCase, by: Tokenizer) -> None:
 
 
 @given(CASE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_case_is_measured_in_0_to_1_or_says_what_is_missing_and_twice_the_same(case: EvalCase):
     check_any_case(case, NGRAM)
 
 
 @given(CASE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_case_is_measured_in_0_to_1_with_the_korean_model_too(case: EvalCase):
     pytest.importorskip("kiwipiepy")
     check_any_case(case, choose_tokenizer("kiwi"))
@@ -120,7 +120,6 @@ def test_any_case_is_measured_in_0_to_1_with_the_korean_model_too(case: EvalCase
 
 @pytest.mark.parametrize("metric", ["exact_match", "token_f1", "chrf"])
 @given(text=TEXT)
-@settings(deadline=None)
 def test_an_answer_that_is_its_reference_scores_1(metric: str, text: str):
     assert value(metric, text, truth=text) == 1.0
 
@@ -138,7 +137,7 @@ WRITING = st.text(alphabet="가나다라보험금은지급 abcde1,.\t\n", max_si
 
 
 @given(WRITING, WRITING)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_chrf_is_sacrebleus_sentence_score(answer: str, reference: str):
     from sacrebleu.metrics import CHRF
 
