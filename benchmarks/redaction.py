@@ -47,7 +47,7 @@ def run(folder: Path, *, cases: int) -> str:
             f"`{name}`",
             *(f"{score.recall():.3f} / {score.precision():.3f}" for score in (scored(rows, _ours), scored(rows, _guide))),
         ]
-        for name in ("pii_suite.jsonl", "pii_held_out.jsonl", "pii_fresh.jsonl", "pii_unseen.jsonl")
+        for name in ("pii_suite.jsonl", "pii_held_out.jsonl", "pii_fresh.jsonl", "pii_unseen.jsonl", "pii_unseen_2.jsonl")
         if (rows := read_labelled(name))
     ]
     return "\n".join(

@@ -44,6 +44,7 @@ _FOLDABLE = re.compile(
 LABEL = re.compile(rf"\[({'|'.join(Kind)})(?:_([0-9]+))?\]")
 
 _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
+_AT = re.compile("@|%40")  # as it is, and in the address of a web page
 _DOMAIN = re.compile(r" ?((?:[A-Za-z0-9-]+\.)+(?P<top>[A-Za-z]{2,24})|[A-Za-z0-9가-힣-]+\.(?:한국|닷컴|닷넷))")
 _NO_HANGUL = re.compile("[^가-힣]")
 _COMMON_TOPS = frozenset("com net org edu gov info biz io ai co kr jp cn us uk de fr".split())
@@ -97,10 +98,11 @@ def find_together(texts: Sequence[tuple[str, str]]) -> list[list[Found]]:
 
 
 def _search(folded: str, known: Known | None = None) -> list[Found]:
-    if "@" not in folded and not _PROMISING.search(folded):
+    with_at = "@" in folded or "%40" in folded
+    if not with_at and not _PROMISING.search(folded):
         return []
     folded = _without_labels(folded)
-    found = list(_emails(folded, known or {})) if "@" in folded else []
+    found = list(_emails(folded, known or {})) if with_at else []
     folded = _barred(folded, found) if found else folded
     if _PAPER.search(folded):
         papers = [one for match in _PAPER.finditer(folded) if (one := _paper(folded, match, known or {}))]
@@ -144,22 +146,22 @@ def _barred(text: str, found: Iterable[Found]) -> str:
 
 
 def _emails(text: str, known: Known) -> Iterator[Found]:
-    floor, at = 0, text.find("@")
-    while at >= 0:
+    floor = 0
+    while sign := _AT.search(text, floor):
+        at = sign.start()
         before = text[floor:at].removesuffix(" ")
         local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-")
         if not local and not text[at - 1 : at].isascii():
             local = _NO_HANGUL.split(before[-10:])[-1]
         start = floor + len(before) - len(local)
-        floor = at + 1
+        floor = sign.end()
         domain = _DOMAIN.match(text, floor) if local and local != "git" else None
         if domain and _is_domain(domain[1], domain["top"], text[domain.end() : domain.end() + 1]):
             key = f"{local}@{domain[1]}".lower()
-            spaced = domain.end() - start > len(key)
+            spaced = domain.end() - start > len(local) + len(sign[0]) + len(domain[1])
             if not spaced or key in known or _is_address(local, domain[1], before[: len(before) - len(local)][-12:]):
                 floor = domain.end()
                 yield Found(Kind.EMAIL, start, floor, key)
-        at = text.find("@", floor)
 
 
 def _is_domain(domain: str, top: str | None, following: str) -> bool:

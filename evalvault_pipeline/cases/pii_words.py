@@ -46,12 +46,14 @@ _WORDS_OF = {
     Kind.SSN: "주민 외국인_등록 rrn ssn arc resident_registration resident_no resident_number resident_id social_security "
     "alien_registration foreigner_registration",
     Kind.BUSINESS_NUMBER: "사업자 법인_등록 법인_번호 brn business_registration business_number business_no business_id "
-    "corporate_registration tax_id tax_no",
+    "corporate_registration company_registration biz_reg biz._reg corp_reg corp._reg tax_id tax_no",
     Kind.PASSPORT: "여권 passport",
     Kind.DRIVER_LICENSE: "면허 license licence",
     Kind.CARD: "카드 card visa mastercard amex",
     Kind.ACCOUNT: "계좌 통장 입금 송금 이체 예금 은행 뱅크 농협 수협 신협 새마을금고 우체국 account acct bank deposit wire a/c",
 }
+# Behind these a word is the end of another one: 가입금액 is an amount, 차입금 a debt, 주문자 a customer.
+_NOT_BEHIND = {"입금": "가납수차매불유전편산투", "문자": "주", "전화": "안"}
 _BANK_NAMES = "은행 뱅크 금고 새마을금고 농협 수협 신협 우체국".split()
 _INSURERS = "생명 손해 손보 화재 보험 공제 연합회".split()  # behind a bank's name: 농협생명 is none
 _NO_INSURER = f"(?! ?(?:{'|'.join(_INSURERS)}))"
@@ -65,7 +67,7 @@ def _branch(word: str) -> str:
     if word.isascii():
         return rf"{first}(?<![a-z]{first}){rest}(?![a-z])"
     if word not in _BANK_NAMES:
-        return first + rest
+        return first + rest + (f"(?![{signs}])" if (signs := _NOT_BEHIND.get(word)) else "")
     return first + "".join(f"(?<!{insurer[::-1]}{gap}{first})" for insurer in _INSURERS for gap in ("", " ")) + rest
 
 
@@ -115,7 +117,8 @@ _AMOUNT_BEHIND = re.compile(
 _AMOUNTS = "액 한도 원금 이자 수수료 보험료 보험금 환급금 합계 누계 fee fees amount balance limit total".split()
 _AMOUNT_BEFORE = re.compile(rf"[ :=]{{0,3}}(?:(?:{_one_of(_PARTICLES)}) ?)?(?:{_one_of(_AMOUNTS)})", re.IGNORECASE)
 _MONEY_BEFORE = re.compile(f" ?(?:[₩$€£¥]|{_one_of('KRW USD EUR'.split())})")
-_PHONE_LETTERS = re.compile(r"(?:tel|t|fax|f|hp|h\.p|p|ph|phone|m|mobile|c|cell)[-.]?", re.IGNORECASE)
+_THOUSANDS = re.compile("[0-9]{3}(?![0-9]|-[0-9]+-)")
+_PHONE_LETTERS = re.compile(r"(?:tel|t|fax|f|hp|h\.p|p|ph|phone|m|mobile|c|cell)[-.]?|2b", re.IGNORECASE)  # %2B
 _TOKEN = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 _LETTERS = _TOKEN - frozenset("0123456789-")
 
@@ -183,9 +186,11 @@ class Place:
 
     @property
     def fraction(self) -> bool:
-        """Whether it stands behind the point or comma of a number: the 02 of 1.02."""
+        """Whether it stands behind the point or comma of a number: the 02 of 1.02, the 234 of 1,234; no column of a table."""
         at = self.start - 2
-        return at >= self.floor and self.text[at + 1] in ".," and self.text[at].isdigit()
+        if at < self.floor or self.text[at + 1] not in ".," or not self.text[at].isdigit():
+            return False
+        return self.text[at + 1] == "." or _THOUSANDS.match(self.text, self.start) is not None
 
     @property
     def in_a_time(self) -> bool:

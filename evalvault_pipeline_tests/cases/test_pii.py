@@ -53,7 +53,12 @@ def test_no_kind_is_left_behind(suite: Score, kind: Kind) -> None:
 
 @pytest.mark.parametrize(
     ("name", "strings_without", "recall", "precision"),
-    [("pii_held_out.jsonl", 95, 0.96, 0.96), ("pii_fresh.jsonl", 79, 0.99, 0.98), ("pii_unseen.jsonl", 99, 0.99, 0.99)],
+    [
+        ("pii_held_out.jsonl", 95, 0.96, 0.96),
+        ("pii_fresh.jsonl", 79, 0.99, 0.98),
+        ("pii_unseen.jsonl", 99, 0.99, 0.99),
+        ("pii_unseen_2.jsonl", 130, 0.99, 0.99),
+    ],
 )
 def test_strings_that_the_rules_were_not_tuned_on_hold_a_floor(
     name: str, strings_without: int, recall: float, precision: float
@@ -116,6 +121,32 @@ def test_a_number_is_found_with_any_separator_particle_and_width(
         text = f"{before}{written}{particle}"
         assert found(text) == [(kind, written)]
         assert find_pii(text)[0].key == "".join(parts)
+
+
+@pytest.mark.parametrize("before", ["88213", "7", "12", "1234", "2026-03-02", "31.50", "3,000", "A12", "해지"])
+@pytest.mark.parametrize("comma", [",", ", ", "\t", "|", ";", '","'])
+@pytest.mark.parametrize(
+    "number",
+    ["02-784-3391", "031-234-5678", "01012345678", "900101-1234567", "4048258800716391", "684-87-11908", "11-20-123456-78"],
+)
+def test_a_number_is_found_in_a_column_of_a_table(before: str, comma: str, number: str) -> None:
+    for behind in ("", f"{comma}31.50", f"{comma}Gold"):
+        assert [text for _, text in found(f"{before}{comma}{number}{behind}")] == [number]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "계좌 잔액 1,234,567,890",
+        "계좌 1,234,567,890,123",
+        "담보명,가입금액,보험료\n41002,상해사망,100000000,5400",
+        "연도,수입금액\n2024,1234567890",
+        "차입금\t1000000000",
+        "납입금액|100000000|월",
+    ],
+)
+def test_amounts_in_a_table_stay(text: str) -> None:
+    assert found(text) == []
 
 
 @pytest.mark.parametrize(
