@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from evalvault_pipeline.cases.catalog import load_catalog
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.errors import ChannelUnavailable, InvalidSetting, PipelineError, UnknownRun
 from evalvault_pipeline.publishing.alert_book import AlertBook
@@ -31,6 +32,7 @@ from evalvault_pipeline.publishing.slack import post_by_bot, post_by_webhook
 from evalvault_pipeline.publishing.webhook import post_json
 from evalvault_pipeline.reporting.comparison import Comparison, compare_runs
 from evalvault_pipeline.reporting.incidents import Cause, Kind, Notice
+from evalvault_pipeline.reporting.overview import RUNS_READ, overview
 from evalvault_pipeline.reporting.recorded import RecordedRun
 from evalvault_pipeline.secrets import is_set, required_secret
 from evalvault_pipeline.settings import Settings
@@ -117,11 +119,9 @@ def message_of(notice: Notice, settings: Settings) -> Message:
     if notice.kind is Kind.DIGEST:
         return _digest(notice, settings)
     run = _run(notice, settings)
-    try:
-        details = _details(run, settings) if run is not None and CASES_TELL & set(notice.causes) else RunFacts()
-    except PipelineError as error:
-        log.warning("an alert goes out without its cases: %s", error)
-        details = RunFacts()
+    details = RunFacts()
+    if run is not None and CASES_TELL & set(notice.causes):
+        details = _details(run, notice.facts[notice.datasets[0]].get("last_good") or {}, settings)
     links = {**_links(notice, run, settings), **details.links}
     languages = {facts.get("language") for facts in notice.facts.values()}
     return compose(notice, language=_language(settings, languages), details=replace(details, links=links))
@@ -147,26 +147,39 @@ def _run(notice: Notice, settings: Settings) -> RecordedRun | None:
         return None
 
 
-def _details(run: RecordedRun, settings: Settings) -> RunFacts:
-    """Against the promoted baseline; where none is promoted, against the run before."""
-    dataset = str(run.header["dataset_name"])
-    other = Baselines(settings.baselines_dir).find(dataset)
-    with RunHistory(settings.score_store_url) as history:
-        if other is None:
-            try:
-                other = history.latest(dataset, before=str(run.header["finished_at"]), but=run.run_id)
-            except UnknownRun:
-                other = None
-    comparison = compare_runs(other, run) if other is not None and other.run_id != run.run_id else None
+def _details(run: RecordedRun, good: Mapping[str, str], settings: Settings) -> RunFacts:
+    """What its cases say, also against another run; where they cannot be compared, what they say alone."""
+    other, comparison = None, None
+    try:
+        other = _other(run, good, settings)
+        comparison = compare_runs(other, run) if other is not None else None
+    except PipelineError as error:
+        log.warning("an alert goes out without a comparison: %s", error)
     newly = list(comparison.newly_failing) if comparison else []
     failed = [name for name, state in zip(run.case_ids, run.decided, strict=True) if state == 0.0]
     return RunFacts(
         fell=_fell(comparison) if comparison else [],
-        against=f"{other.header['snapshot']} ({other.run_id[:8]})" if other else "",
+        against=f"{other.header['snapshot']} ({other.run_id[:8]})" if other and comparison else "",
         newly_failing=bool(newly),
         cases=_cases(run, newly or failed),
         links={"experiment": run.phoenix_links["experiment"]} if "experiment" in run.phoenix_links else {},
     )
+
+
+def _other(run: RecordedRun, good: Mapping[str, str], settings: Settings) -> RecordedRun | None:
+    """What a run is held against: the promoted baseline; else the last `good` run; else the run before."""
+    dataset = str(run.header["dataset_name"])
+    other = Baselines(settings.baselines_dir).find(dataset)
+    if other is None:
+        with RunHistory(settings.score_store_url) as history:
+            try:
+                if good:
+                    other = history.find(good["run_id"], dataset=dataset, snapshot=good["snapshot"])
+                else:
+                    other = history.latest(dataset, before=str(run.header["finished_at"]), but=run.run_id)
+            except UnknownRun:
+                return None
+    return None if (other.run_id, other.header["snapshot"]) == (run.run_id, run.header["snapshot"]) else other
 
 
 def _fell(comparison: Comparison) -> list[tuple[str, float, float]]:
@@ -228,10 +241,14 @@ def deliver_digest(settings: Settings, *, now: float) -> list[str]:
 
 
 def _digest(notice: Notice, settings: Settings) -> Message:
-    since = datetime.fromtimestamp(notice.at, UTC) - timedelta(hours=DIGEST_HOURS)
+    """How the catalog's datasets stand that were evaluated in the last hours, and what all runs spent."""
+    catalog, now = load_catalog(settings.catalog), datetime.fromtimestamp(notice.at, UTC)
     with RunHistory(settings.score_store_url) as history:
-        headers = list(history.headers(since=since.isoformat()))
+        headers = list(history.headers(since=(now - timedelta(hours=DIGEST_HOURS)).isoformat()))
+        names = sorted({str(header["dataset_name"]) for header in headers} & catalog.datasets.keys())
+        runs = {name: list(history.headers(since=(now - RUNS_READ).isoformat(), dataset=name)) for name in names}
     with AlertBook(settings.score_store_url) as book:
         board = book.board()
+    lines = overview({name: catalog.datasets[name].snapshots() for name in names}, runs, board, now=notice.at)
     language = _language(settings, {header.get("language") for header in headers})
-    return compose_digest(notice, headers, board, language=language, timezone=settings.timezone)
+    return compose_digest(notice, lines, headers, board, language=language, timezone=settings.timezone)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SPAN = re.compile(r"(?P<count>\d{1,5})(?P<unit>[mhdw])")
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 LONGEST_MUTE = timedelta(days=366)
-RUNS_READ = timedelta(days=400)  # of which `status` shows the newest
 
 alert_app = typer.Typer(help="Incidents: list, mute and acknowledge them, and try the channels.", no_args_is_help=True)
 
@@ -39,7 +38,7 @@ def status() -> None:
     from evalvault_pipeline.publishing.alert_book import AlertBook
     from evalvault_pipeline.publishing.run_history import RunHistory
     from evalvault_pipeline.publishing.terminal import print_status
-    from evalvault_pipeline.reporting.overview import overview
+    from evalvault_pipeline.reporting.overview import RUNS_READ, overview
 
     settings = _settings()
     catalog = load_catalog(settings.catalog)
@@ -173,7 +172,7 @@ def alert_ack(
 
     who = by or user_name()
     with AlertBook(_settings().score_store_url) as book:
-        if not _acknowledged(book, incident, who):
+        if not _acknowledged(book, incident, who, datetime.now(UTC).timestamp()):
             known = ", ".join(one.id for one in book.board().open_incidents) or "none is"
             raise UnknownRun(f"No incident `{incident}` is open. Open: {known}.")
     new_console().print(f"{incident}: acknowledged by {who}", soft_wrap=True)
@@ -204,12 +203,12 @@ def alert_mute(
     new_console().print(f"{dataset}: {said}", soft_wrap=True)
 
 
-def _acknowledged(book: AlertBook, incident: str, who: str) -> bool:
+def _acknowledged(book: AlertBook, incident: str, who: str, at: float) -> bool:
     found = False
 
     def change(board: Board) -> list[Notice]:
         nonlocal found
-        found = board.acknowledge(incident, who) is not None
+        found = board.acknowledge(incident, who, at) is not None
         return []
 
     book.change(change)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -126,12 +127,12 @@ def configure_logging(
     for noisy in ("httpx", "httpcore", "slack_sdk", "openai", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)
-    sys.excepthook = _hook(formatter.redact)
+    _redact_tracebacks(formatter.redact)
 
 
 def redact_traceback(redact: Callable[[str], str] = str) -> None:
-    """Hide secrets in what ends this process; then `redact` it."""
-    sys.excepthook = _hook(lambda text: redact(without_secrets(text)))
+    """Hide secrets in what ends this process or a thread of it; then `redact` it."""
+    _redact_tracebacks(lambda text: redact(without_secrets(text)))
 
 
 def redact_output(redact: Callable[[str], str] = str) -> None:
@@ -146,11 +147,7 @@ def redact_output(redact: Callable[[str], str] = str) -> None:
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        try:
-            text = record.getMessage()
-        except (TypeError, ValueError):  # a mistaken log call: its handler says so
-            return record
-        record.msg, record.args = hidden(text), ()
+        record.msg, record.args = hidden(_message(record)), ()
         if record.exc_info and record.exc_info[0] is not None:
             record.exc_text = hidden("".join(traceback.format_exception(*record.exc_info))).rstrip()
         return record
@@ -159,6 +156,14 @@ def redact_output(redact: Callable[[str], str] = str) -> None:
     logging.setLogRecordFactory(factory)
     sys.stdout, sys.stderr = _Redacted(sys.stdout, hidden), _Redacted(sys.stderr, hidden)
     redact_traceback(redact)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Also of a call whose arguments do not fit its text: logging itself would print them as they are."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        return f"{record.msg} {record.args}"
 
 
 class _Lines(logging.Formatter):
@@ -170,6 +175,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         about = _about.get() or {}
+        record.msg, record.args = _message(record), ()
         if not self._json:
             told = " ".join(f"{name}={value}" for name, value in about.items())
             first, *rest = super().format(record).split("\n")
@@ -212,11 +218,16 @@ class _Redacted:
         self._stream.flush()
 
 
-def _hook(redact: Callable[[str], str]) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    def say(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        print(redact("".join(traceback.format_exception(kind, error, where))), end="", file=sys.stderr)
+def _redact_tracebacks(redact: Callable[[str], str]) -> None:
+    """Of what nobody catches: of the process, of a thread, of a destructor."""
 
-    return say
+    def say(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
+        if kind is not SystemExit:
+            print(redact("".join(traceback.format_exception(kind, error, where))), end="", file=sys.stderr)
+
+    sys.excepthook = say
+    threading.excepthook = lambda args: say(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: say(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 class _Late(logging.Handler):

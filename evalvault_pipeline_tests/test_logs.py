@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -52,13 +53,14 @@ PLAIN = ["the bearer of the policy", "Basic understanding of authorization", "an
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     root = logging.getLogger()
-    kept, level, hook = list(root.handlers), root.level, sys.excepthook
+    kept, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
     for handler in set(root.handlers) - set(kept):
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
-    sys.excepthook = hook
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     logging.captureWarnings(False)
 
 
@@ -168,13 +170,19 @@ def test_the_password_of_a_known_url_is_hidden_alone_as_written_and_as_meant(mon
 def test_a_known_secret_is_hidden_in_messages_exceptions_warnings_and_the_last_traceback(tmp_path: Path) -> None:
     file = tmp_path / "evalvault.log"
     code = (
-        "import sys, logging, pathlib, warnings; from evalvault_pipeline.logs import configure_logging, know_secrets\n"
+        "import sys, logging, pathlib, threading, warnings; from evalvault_pipeline.logs import configure_logging, know_secrets\n"
         "key = 'canary-' + '4f9a81c2'; know_secrets([key])\n"
         "configure_logging(verbose=True, file=pathlib.Path(sys.argv[1]))\n"
         "logging.getLogger('x').info('with %s in it', key)\n"
         "warnings.warn('beware of ' + key)\n"
         "try: raise ValueError(key)\n"
         "except ValueError: logging.getLogger('x').exception('it broke')\n"
+        "logging.getLogger('x').error('mistaken %s %s', key)\n"
+        "def fail(): raise KeyError('in a thread ' + key)\n"
+        "thread = threading.Thread(target=fail); thread.start(); thread.join()\n"
+        "class Ends:\n"
+        "    def __del__(self): raise OSError('in the end ' + key)\n"
+        "Ends()\n"
         "raise RuntimeError('the end of ' + key)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, file], cwd=PROJECT, capture_output=True, text=True)
@@ -182,7 +190,16 @@ def test_a_known_secret_is_hidden_in_messages_exceptions_warnings_and_the_last_t
     assert done.returncode == 1
     assert CANARY not in told
     assert all(
-        word in told for word in ("with [SECRET] in it", "beware of [SECRET]", "ValueError: [SECRET]", "the end of [SECRET]")
+        word in told
+        for word in (
+            "with [SECRET] in it",
+            "beware of [SECRET]",
+            "ValueError: [SECRET]",
+            "mistaken %s %s ('[SECRET]',)",
+            "in a thread [SECRET]",
+            "in the end [SECRET]",
+            "the end of [SECRET]",
+        )
     )
 
 

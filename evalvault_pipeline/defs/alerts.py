@@ -108,7 +108,7 @@ def pass_rate_alert_sensor(catalog: Catalog, settings: Settings, job: dg.JobDefi
         asked = load_settings()
         channels = channels_of(asked)
         for problem in channel_problems(asked):
-            context.log.error(f"{problem} The other channels are told.")
+            context.log.error(f"{problem} {'The other channels are told.' if channels else 'Nobody is told until then.'}")
         cursor = json.loads(context.cursor or "{}")
         specs = list(catalog.datasets.values())
         for spec in specs:
@@ -126,15 +126,17 @@ def pass_rate_alert_sensor(catalog: Catalog, settings: Settings, job: dg.JobDefi
             else:
                 age = backup_age_hours(settings.backups_dir, now)
                 board.check_backup(now, overdue=age is None or age > settings.backup_max_hours, age_hours=age)
-            return board.tell(now, rules, busy=busy)
+            return board.tell(now, rules, busy=busy) if channels else []  # told when there is a channel
 
         with AlertBook(settings.score_store_url) as book:
             notices = book.change(change, channels=channels)
             waiting = first_of_each(book.pending(now))
+            untold = [one.id for one in book.board().open_incidents if one.told_at is None]
         for notice in notices:
             context.log.info(f"{notice.id}: {notice.kind.value}, {', '.join(notice.causes)}")
-        if notices and not channels:
-            context.log.warning("No alert channel is set up: `evalvault status` shows the incidents (docs/alerts.md)")
+        if untold and not channels:
+            told = ", ".join(untold)
+            context.log.warning(f"No alert channel can be used to tell of {told}: see `evalvault status` (docs/alerts.md)")
         requests = [_request(delivery, job, now) for delivery in waiting]
         return dg.SensorResult(
             run_requests=requests,

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evalvault_pipeline.publishing.markdown import percent
-from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Cause, Kind, Notice
+from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Cause, Kind, Notice, State
+from evalvault_pipeline.reporting.overview import DatasetOverview
 from evalvault_pipeline.reporting.spending import spent_by
+from evalvault_pipeline.reporting.statistics import percent
 
 Language = Literal["en", "ko"]
 DATASETS_SHOWN = 10
@@ -39,6 +40,14 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "over_run_failed": ("the run", "실행"),
     "over_no_data": ("a report came", "보고서 수신"),
     "over_backup": ("the backup", "백업"),
+    "back_pass_rate": (
+        "pass rate not below {threshold} any more, which one more run has to confirm",
+        "통과율이 {threshold} 이상으로 회복, 다음 실행에서 확인 필요",
+    ),
+    "back_drop": (
+        "no worse than the baseline any more, which one more run has to confirm",
+        "기준 실행 수준으로 회복, 다음 실행에서 확인 필요",
+    ),
     "dataset": ("dataset", "데이터셋"),
     "release": ("release", "릴리스"),
     "rate": ("pass rate", "통과율"),
@@ -63,6 +72,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "spent": ("spent on judges", "심사 비용"),
     "tokens": ("{tokens:,} tokens, {calls:,} calls, {cost}", "토큰 {tokens:,}개, 호출 {calls:,}회, {cost}"),
     "no_price": ("no known price", "가격 정보 없음"),
+    "state_warning": ("to be confirmed by the next run", "다음 실행에서 확인 필요"),
+    "state_firing": ("alert", "경보"),
+    "state_no_data": ("no new report", "새 보고서 없음"),
+    "state_inconclusive": ("too little measured to tell", "측정 부족으로 판단 불가"),
     "none": ("none", "없음"),
     "open": ("open incidents", "진행 중인 인시던트"),
     "sample": ("This is a sample: the channel works.", "테스트 메시지입니다. 채널이 동작합니다."),
@@ -131,8 +144,10 @@ def compose(notice: Notice, *, language: Language, details: RunFacts) -> Message
         shown += f" {word('more', count=len(names) - DATASETS_SHOWN)}"
     first = notice.facts.get(next(iter(notice.datasets), ""), {})
     threshold = _percent(first["threshold"], language) if "threshold" in first else ""
-    prefix = "over_" if notice.kind is Kind.RECOVERED else ""
-    causes = "; ".join(word(f"{prefix}{cause}", threshold=threshold) for cause in notice.causes)
+    prefix = dict.fromkeys(first.get("recovering", ()) if len(names) == 1 else (), "back_")
+    if notice.kind is Kind.RECOVERED:
+        prefix = dict.fromkeys(notice.causes, "over_")
+    causes = "; ".join(word(f"{prefix.get(cause, '')}{cause}", threshold=threshold) for cause in notice.causes)
     title = f"[{word(notice.kind.value)}] {shown}" + ("" if notice.causes == [Cause.BACKUP] else f": {causes}")
     fields: list[tuple[str, str]] = []
     for name in notice.datasets[:DATASETS_SHOWN]:
@@ -172,14 +187,20 @@ def sample(language: Language) -> Message:
 
 
 def compose_digest(
-    notice: Notice, headers: Sequence[Mapping[str, Any]], board: Board, *, language: Language, timezone: str
+    notice: Notice,
+    lines: Sequence[DatasetOverview],
+    headers: Sequence[Mapping[str, Any]],
+    board: Board,
+    *,
+    language: Language,
+    timezone: str,
 ) -> Message:
-    """The daily digest of these runs (headers of results files, the oldest first)."""
+    """The daily digest: how datasets stand, and what these runs (headers of results files) spent."""
     word = words(language)
-    newest = {str(header["dataset_name"]): header for header in headers}
-    fields = [(name, _figures(header, language)) for name, header in list(newest.items())[:DATASETS_SHOWN]]
-    if len(newest) > DATASETS_SHOWN:
-        fields.append((word("dataset"), word("more", count=len(newest) - DATASETS_SHOWN)))
+    datasets = [line for line in lines if line.dataset != BACKUPS]
+    fields = [(line.dataset, _figures(line, language)) for line in datasets[:DATASETS_SHOWN]]
+    if len(datasets) > DATASETS_SHOWN:
+        fields.append((word("dataset"), word("more", count=len(datasets) - DATASETS_SHOWN)))
     total = spent_by(headers, "dataset", timezone=timezone)[-1]
     cost = word("no_price") if total.dollars is None else f"{total.dollars:.4f} USD"
     fields += [(word("spent"), word("tokens", tokens=total.tokens, calls=total.calls, cost=cost))]
@@ -196,12 +217,19 @@ def compose_digest(
     )
 
 
-def _figures(header: Mapping[str, Any], language: Language) -> str:
+def _figures(line: DatasetOverview, language: Language) -> str:
     word = words(language)
-    if not header["measured_scores"]:
-        return f"{header['snapshot']}: {word('nothing_measured')}"
-    rate, coverage = (_percent(header[name], language) for name in ("pass_rate", "coverage"))
-    return f"{header['snapshot']}: {rate}, {word('measured')} {coverage}"
+    state = f", {word(f'state_{line.state.value}')}" if line.state not in (None, State.OK) else ""
+    if line.pass_rate is None:
+        return f"{line.snapshot}: {word('nothing_measured')}{state}"
+    rate, span = _percent(line.pass_rate, language), line.bounds or line.interval
+    told = " – ".join(_percent(one, language) for one in span) if span else ""
+    if line.bounds:
+        rate = told
+    elif told:
+        rate += f" ({told})"
+    coverage = _percent(line.coverage or 0.0, language)
+    return f"{line.snapshot}: {rate}, {word('measured')} {coverage}{state}"
 
 
 def _about(notice: Notice, name: str, language: Language, *, several: bool) -> list[tuple[str, str]]:
@@ -214,7 +242,8 @@ def _about(notice: Notice, name: str, language: Language, *, several: bool) -> l
         return [(word("backup"), word("backup_age", hours=f"{age:.0f}" if age >= 1 else f"{age:.1f}"))]
     found = [(word("dataset"), name)]
     if "pass_rate" in facts:
-        rate, low, high, coverage = (_percent(facts[key], language) for key in ("pass_rate", "low", "high", "coverage"))
+        low, high, coverage = (_percent(facts[key], language) for key in ("low", "high", "coverage"))
+        rate = _percent(facts["pass_rate"], language, beside=facts["threshold"])
         span = f"{rate} ({low} – {high})"
         if not is_about_report(notice, facts):
             age = word("ago", days=(notice.at - facts["at"]) / 86400.0)
@@ -230,6 +259,7 @@ def _about(notice: Notice, name: str, language: Language, *, several: bool) -> l
     return [(word("dataset"), "; ".join(f"{text}" for _, text in found))] if several else found
 
 
-def _percent(share: float, language: Language) -> str:
+def _percent(share: float, language: Language, *, beside: float | None = None) -> str:
     """A share as it is written in the language: Korean has no space before the sign."""
-    return percent(share).replace(" %", "%") if language == "ko" else percent(share)
+    text = percent(share, beside=beside)
+    return text.replace(" %", "%") if language == "ko" else text

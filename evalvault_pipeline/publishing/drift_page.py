@@ -10,9 +10,9 @@ from pathlib import Path
 
 from evalvault_pipeline.errors import UnwritableFile
 from evalvault_pipeline.publishing import charts
-from evalvault_pipeline.publishing.markdown import percent
 from evalvault_pipeline.publishing.results_file import replacing
 from evalvault_pipeline.reporting.drift import Drift
+from evalvault_pipeline.reporting.statistics import percent
 
 STYLE = """
 body { font: 15px/1.5 system-ui, "Noto Sans KR", sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;

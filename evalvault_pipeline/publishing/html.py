@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from evalvault_pipeline.errors import InvalidSetting
 from evalvault_pipeline.publishing import charts
-from evalvault_pipeline.publishing.markdown import number, percent
+from evalvault_pipeline.publishing.markdown import number
 from evalvault_pipeline.publishing.results_file import replacing
 from evalvault_pipeline.publishing.templates.cases import anchor, case_views, chosen_cases, passes_at
 from evalvault_pipeline.publishing.templates.labels import LABELS
 from evalvault_pipeline.reporting.comparison import CHANGES_IN_FULL, SLICE_MINIMUM, Comparison
 from evalvault_pipeline.reporting.gate import Rule, Verdict
 from evalvault_pipeline.reporting.recorded import RecordedRun, TrendPoint, known, metric_states
+from evalvault_pipeline.reporting.statistics import percent
 
 if TYPE_CHECKING:
     import jinja2

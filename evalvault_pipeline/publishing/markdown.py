@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evalvault_pipeline.reporting.report import Cost, RunReport
+from evalvault_pipeline.reporting.statistics import percent
 from evalvault_pipeline.scoring.model import CaseResult, MetricScore
 
 
@@ -173,10 +174,6 @@ def why(evidence: Mapping[str, Any]) -> str:
 
 
 _JUDGED = ("statements", "contexts", "answer_claims", "reference_claims")
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def number(value: float | None) -> str:

@@ -51,6 +51,8 @@ def post_by_webhook(url: SecretStr, message: Message) -> None:
         raise _unavailable(type(error).__name__) from None
     if answer.status_code != 200:
         raise _unavailable(f"HTTP {answer.status_code}")
+    if answer.body.lstrip().startswith("<"):  # Slack answers `ok`
+        raise _unavailable("a web page instead of an answer: of a proxy?")
 
 
 def post_by_bot(token: SecretStr, channel: str, message: Message, *, thread: str | None, api: str | None = None) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from evalvault_pipeline.cases.model import PiiReport
 from evalvault_pipeline.cases.redaction import redacted
 from evalvault_pipeline.publishing.alert_book import Delivery
-from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, percent, why
+from evalvault_pipeline.publishing.markdown import evidence_lines, failed_scores, headline, noise_lines, number, why
 from evalvault_pipeline.publishing.results_file import CaseEntry
 from evalvault_pipeline.publishing.verdict_markdown import reach_lines
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
@@ -22,7 +22,7 @@ from evalvault_pipeline.reporting.incidents import Board, Incident, State
 from evalvault_pipeline.reporting.overview import DatasetOverview
 from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.reporting.spending import Spent
-from evalvault_pipeline.reporting.statistics import CONFIDENCE
+from evalvault_pipeline.reporting.statistics import CONFIDENCE, percent
 from evalvault_pipeline.scoring.doctor import Finding
 from evalvault_pipeline.scoring.estimate import Estimate
 from evalvault_pipeline.scoring.metrics import Metric
@@ -228,11 +228,10 @@ def print_status(lines: Sequence[DatasetOverview], waiting: Sequence[Delivery], 
     for column in ("dataset", "last whole run", "pass rate", "trend", "coverage", "alert", "next"):
         table.add_column(column, justify="right" if column in ("pass rate", "coverage") else "left", overflow="fold")
     for line in lines:
-        span = f"\n{percent(line.interval[0])} – {percent(line.interval[1])}" if line.interval else ""
         table.add_row(
             _text(line.dataset),
             _text(f"{line.snapshot}\n{_ago(line.finished_at, now)}" if line.finished_at else "never"),
-            "–" if line.pass_rate is None else f"{percent(line.pass_rate)}{span}",
+            _pass_rate(line),
             line.trend,
             "–" if line.coverage is None else percent(line.coverage),
             _alert_state(line),
@@ -246,6 +245,16 @@ def print_status(lines: Sequence[DatasetOverview], waiting: Sequence[Delivery], 
     for delivery in waiting:
         why = f": {delivery.error}" if delivery.error else ""
         console.print(_text(f"undelivered: {delivery.id}{why}", "yellow"), soft_wrap=True)
+
+
+def _pass_rate(line: DatasetOverview) -> str:
+    """With its interval; where cases are unmeasured, what it may be."""
+    if line.pass_rate is None:
+        return "–"
+    if line.bounds is not None:
+        return f"{percent(line.bounds[0])} – {percent(line.bounds[1])}\nnot all measured"
+    span = f"\n{percent(line.interval[0])} – {percent(line.interval[1])}" if line.interval else ""
+    return f"{percent(line.pass_rate)}{span}"
 
 
 def _alert_state(line: DatasetOverview) -> Text:
@@ -297,20 +306,25 @@ def _spent(one: Spent) -> list[str]:
     ]
 
 
+def _minute(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def print_incidents(incidents: Sequence[Incident], board: Board, console: Console, *, now: datetime) -> None:
     """Print a line for each incident, and for each mute that holds."""
     if not incidents:
         console.print("no incident is open")
     for one in incidents:
-        opened = datetime.fromtimestamp(one.opened_at, UTC)
-        state = "closed" if one.closed_at else f"acknowledged by {one.acknowledged_by}" if one.acknowledged_by else "open"
-        told = "" if one.told_at is not None else ", not told yet"
-        console.print(
-            _text(
-                f"{one.id}: {', '.join(one.causes)} in {', '.join(one.hit)}, {state} since {opened:%Y-%m-%d %H:%M} UTC{told}"
-            ),
-            soft_wrap=True,
-        )
+        times = [f"open since {_minute(one.opened_at)}" if one.closed_at is None else f"opened {_minute(one.opened_at)}"]
+        if one.acknowledged_by:
+            at = f" {_minute(one.acknowledged_at)}" if one.acknowledged_at else ""
+            times.append(f"acknowledged by {one.acknowledged_by}{at}")
+        if one.closed_at is not None:
+            times.append(f"closed {_minute(one.closed_at)}")
+        if one.told_at is None:
+            times.append("not told yet" if one.closed_at is None else "never told")
+        told = f"{one.id}: {', '.join(one.causes)} in {', '.join(one.hit)}, {', '.join(times)}"
+        console.print(_text(told), soft_wrap=True)
     for name, until in board.mutes.items():
         ends = datetime.fromtimestamp(until, UTC)
         if ends <= now:

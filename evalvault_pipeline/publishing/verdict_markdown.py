@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evalvault_pipeline.publishing.markdown import cell, number, percent, plain, why
+from evalvault_pipeline.publishing.markdown import cell, number, plain, why
 from evalvault_pipeline.reporting.comparison import CaseChange, Comparison, Difference
 from evalvault_pipeline.reporting.gate import Outcome, Verdict
 from evalvault_pipeline.reporting.recorded import RecordedRun
+from evalvault_pipeline.reporting.statistics import percent
 from evalvault_pipeline.scoring.model import ROUNDING
 
 COMMENT_LIMIT = 65_000  # bytes; GitHub takes 65,536 characters

@@ -13,7 +13,7 @@ from enum import StrEnum
 from evalvault_pipeline.errors import UnusableResults
 from evalvault_pipeline.reporting.comparison import Comparison, Difference
 from evalvault_pipeline.reporting.recorded import RecordedRun
-from evalvault_pipeline.reporting.statistics import exact_worsening, holm, surely_below, wilson_interval
+from evalvault_pipeline.reporting.statistics import exact_worsening, holm, percent, surely_below, wilson_interval
 
 ERROR_RATE = 0.025  # of each side of a 95 % interval, and of each test that fails a run
 MINIMUM_PAIRS = 20
@@ -102,7 +102,7 @@ def decide(run: RecordedRun, *, rules: GateRules, comparison: Comparison | None 
 def _coverage(run: RecordedRun, rules: GateRules) -> Finding:
     missing = run.header["missing_batches"]
     low = run.coverage < rules.min_coverage
-    sentence = f"coverage {_percent(run.coverage)}, at least {_percent(rules.min_coverage)} is wanted"
+    sentence = f"coverage {percent(run.coverage)}, at least {percent(rules.min_coverage)} is wanted"
     if run.unmeasured:
         sentence += f"; {_cases(run.unmeasured)} unmeasured"
     if missing:
@@ -132,8 +132,8 @@ def _floor(run: RecordedRun, rules: GateRules) -> Finding:
     low, high = interval
     counted = f"{decided} measured cases of {total}" if run.unmeasured else _cases(decided)
     sentence = (
-        f"pass rate {_percent(rate)} of {counted} (95 % interval {_percent(low)} to {_percent(high)}), "
-        f"at least {_percent(minimum)} is wanted"
+        f"pass rate {percent(rate, beside=minimum)} of {counted} (95 % interval {percent(low)} to {percent(high)}), "
+        f"at least {percent(minimum)} is wanted"
     )
     if surely_below(run.passed, decided, minimum) and surely_below(run.passed + run.unmeasured, total, minimum):
         return _finding(Rule.PASS_RATE, Outcome.FAIL, sentence, figures)
@@ -201,7 +201,7 @@ def _drop_sentence(comparison: Comparison, rules: GateRules, margin: float) -> s
         return f"no pair of cases is measured in both runs ({_pairs(comparison.pairs)})"
     noise = f", of which {_points(rate.noise)} for the judge's noise" if rate.noise else ""
     return (
-        f"pass rate {_percent(rate.candidate)} after {_percent(rate.baseline)} over {_pairs(rate.pairs)}: "
+        f"pass rate {percent(rate.candidate)} after {percent(rate.baseline)} over {_pairs(rate.pairs)}: "
         f"{_points(rate.candidate - rate.baseline, sign=True)} (95 % interval {_points(rate.interval[0], sign=True)} to "
         f"{_points(rate.interval[1], sign=True)}, margin {_points(margin)}{noise}); {rate.newly_failing} newly failing, "
         f"{rate.newly_passing} newly passing, p = {rate.p_value:.3g}"
@@ -236,10 +236,6 @@ def _figures(comparison: Comparison, rules: GateRules, margin: float) -> dict[st
 
 def _finding(rule: Rule, outcome: Outcome, sentence: str, figures: Mapping[str, float | None]) -> Finding:
     return Finding(rule=rule, outcome=outcome, sentence=sentence, figures=figures)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _points(share: float, *, sign: bool = False) -> str:

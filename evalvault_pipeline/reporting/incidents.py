@@ -145,7 +145,10 @@ Observation = Reported | Compared | RunFailed
 
 @dataclass(kw_only=True)
 class DatasetState:
-    """What is known of a dataset. `causes`: those that hold, each with the incident that it belongs to."""
+    """What is known of a dataset. `causes`: those that hold, each with the incident that it belongs to.
+
+    `good`: snapshot and run of the newest report whose pass rate was not too low, which a bad one is held against.
+    """
 
     name: str
     since: float = 0.0
@@ -156,6 +159,7 @@ class DatasetState:
     facts: dict[str, Any] = field(default_factory=dict)  # of the newest report
     snapshot: str = ""
     reported_at: float | None = None
+    good: dict[str, str] = field(default_factory=dict)
 
     def settle(self, now: float) -> None:
         held = {STATES[Cause(cause)] for cause in self.causes}
@@ -179,6 +183,7 @@ class Incident:
     told_last: float | None = None
     closed_at: float | None = None
     acknowledged_by: str = ""
+    acknowledged_at: float | None = None
     notices: int = 0
     news: bool = False
     grown: bool = False
@@ -297,12 +302,12 @@ class Board:
         """Say nothing of a dataset, or of all (`*`), until then."""
         self.mutes[dataset] = until
 
-    def acknowledge(self, incident: str, by: str) -> Incident | None:
+    def acknowledge(self, incident: str, by: str, at: float) -> Incident | None:
         """Somebody works on it: it is not told again until it recovers. None where no such incident is open."""
         found = self.incidents.get(incident)
         if found is None or found.closed_at is not None:
             return None
-        found.acknowledged_by = by
+        found.acknowledged_by, found.acknowledged_at = by, at
         return found
 
     def _told(self, incident: Incident, now: float, rules: Rules, wait: float) -> Notice | None:
@@ -339,7 +344,11 @@ class Board:
             causes=list(incident.causes) if over else held,
             datasets=names,
             facts={
-                name: {**self.datasets[name].facts, "causes": list(self.datasets[name].causes)}
+                name: {
+                    **self.datasets[name].facts,
+                    "causes": list(self.datasets[name].causes),
+                    "recovering": list(self.datasets[name].recovering),
+                }
                 for name in names
                 if name in self.datasets
             },
@@ -360,6 +369,7 @@ class Board:
         one.facts = {
             **{key: value for key, value in asdict(seen).items() if key not in ("id", "dataset", "history", "evidence")},
             **{key: one.facts[key] for key in ("drop",) if key in one.facts and Cause.DROP in one.causes},
+            "last_good": one.good,
         }
         for cause in (Cause.RUN_FAILED, Cause.NO_DATA):
             self._clear(one, cause, at=seen.at)
@@ -381,6 +391,8 @@ class Board:
                 evidence=seen.evidence,
                 at=seen.at,
             )
+            if seen.pass_rate >= seen.threshold:
+                one.good = {"snapshot": seen.snapshot, "run_id": seen.run_id}
         self._renew(one, (Cause.PASS_RATE, Cause.DROP, *holding))
 
     def _compared(self, one: DatasetState, seen: Compared) -> None:
@@ -427,7 +439,7 @@ class Board:
         elif incident.told_at is not None:
             incident.news = True
             if cause.value not in incident.causes or one.name not in incident.hit:
-                incident.grown, incident.acknowledged_by = True, ""
+                incident.grown, incident.acknowledged_by, incident.acknowledged_at = True, "", None
         for names, name in ((incident.causes, cause.value), (incident.datasets, one.name), (incident.hit, one.name)):
             if name not in names:
                 names.append(name)

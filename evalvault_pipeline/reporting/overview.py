@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Cause, Incident, State
@@ -14,6 +15,7 @@ from evalvault_pipeline.reporting.incidents import BACKUPS, Board, Cause, Incide
 BARS = "▁▂▃▄▅▆▇█"
 GAP = "·"  # in a trend: a run in which nothing was measured
 TREND_SNAPSHOTS = 12
+RUNS_READ = timedelta(days=400)
 NEXT: Mapping[Cause, str] = {
     Cause.PASS_RATE: "read the report's worst cases; `evalvault explain CASE` says why",
     Cause.DROP: "read the comparison; promote a new baseline only if the drop is meant",
@@ -30,7 +32,8 @@ NEXT: Mapping[Cause, str] = {
 class DatasetOverview:
     """One line of the screen. `pass_rates` are those of the last snapshots, in their order; None: nothing was measured.
 
-    `state` None: no alert state yet.
+    `bounds`: where cases are unmeasured, the pass rate if all of them failed, and if all passed. `state` None: no alert state
+    yet.
     """
 
     dataset: str
@@ -39,6 +42,7 @@ class DatasetOverview:
     judge: str
     pass_rate: float | None
     interval: tuple[float, float] | None
+    bounds: tuple[float, float] | None
     coverage: float | None
     pass_rates: Sequence[float | None]
     state: State | None
@@ -92,6 +96,7 @@ def _line(name: str, newest: Sequence[Mapping[str, Any]], board: Board, now: flo
     causes = [Cause(cause) for cause in kept.causes] if kept else []
     open_ones = [one for one in board.open_incidents if name in one.datasets]
     interval = last.get("pass_rate_interval") if last.get("measured_scores") else None
+    bounds = last.get("pass_rate_bounds") if last.get("measured_scores") else None
     return DatasetOverview(
         dataset=name,
         snapshot=str(last.get("snapshot", "")),
@@ -99,13 +104,14 @@ def _line(name: str, newest: Sequence[Mapping[str, Any]], board: Board, now: flo
         judge=str(last.get("model_name", "")),
         pass_rate=_pass_rate(last) if last else None,
         interval=(interval[0], interval[1]) if interval else None,
+        bounds=(bounds[0], bounds[1]) if bounds and last.get("unmeasured_test_cases") else None,
         coverage=last.get("coverage"),
         pass_rates=[_pass_rate(header) for header in newest[-TREND_SNAPSHOTS:]],
         state=state,
         causes=causes,
         incidents=open_ones,
         muted=any(board.mutes.get(one, 0.0) > now for one in ("*", name)),
-        next_step=_next(name, last, state, causes),
+        next_step=_next(name, last, state, causes, kept.recovering if kept else ()),
     )
 
 
@@ -113,9 +119,11 @@ def _pass_rate(header: Mapping[str, Any]) -> float | None:
     return float(header["pass_rate"]) if header["measured_scores"] else None
 
 
-def _next(name: str, last: Mapping[str, Any], state: State | None, causes: Sequence[Cause]) -> str:
+def _next(name: str, last: Mapping[str, Any], state: State | None, causes: Sequence[Cause], recovering: Collection[str]) -> str:
     if last and not last["measured_scores"] and set(causes) <= {Cause.COVERAGE}:
         return f"nothing was measured: {'; '.join(last['unmeasured_details'][:1]) or NEXT[Cause.COVERAGE]}"
+    if causes and set(causes) <= set(recovering):
+        return "nothing yet: the next run confirms the recovery, or does not"
     if causes:
         return NEXT[causes[0]]
     if state is State.WARNING:

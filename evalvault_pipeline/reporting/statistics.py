@@ -174,3 +174,12 @@ def detectable_drop(pairs: int, flip_rate: float = 0.0) -> float:
         needed = Z * math.sqrt(changed) + POWER_Z * math.sqrt(max(changed - drop * drop, 0.0))
         low, high = (low, drop) if drop * math.sqrt(pairs) >= needed else (drop, high)
     return min(1.0, max(high, 6 / pairs))
+
+
+def percent(share: float, *, beside: float | None = None) -> str:
+    """A share as a percentage with one decimal, and with more where it would read as all, as nothing, or as `beside`."""
+    for decimals in (1, 2, 3):
+        text = f"{100 * share:.{decimals}f}"
+        if all(share == other or text != f"{100 * other:.{decimals}f}" for other in (0.0, 1.0, beside) if other is not None):
+            break
+    return f"{text} %"

@@ -47,6 +47,7 @@ class Watched:
         self.project, self.cursor = project, None
         monkeypatch.setenv("EVALVAULT_RESULTS_DIR", str(project.settings.results_dir))
         monkeypatch.setenv("EVALVAULT_BASELINES_DIR", str(project.settings.baselines_dir))
+        monkeypatch.setenv("EVALVAULT_CATALOG", str(project.folder / "catalog.toml"))
         self.keys: set[str] = set()
 
     @property
@@ -263,10 +264,57 @@ def test_a_channel_without_its_address_silences_no_other(
     assert len(receiver.messages) == 1
 
 
-def test_without_a_channel_the_states_are_kept_for_the_screen(watched: Watched) -> None:
+def test_without_a_channel_the_states_are_kept_and_what_is_open_is_told_when_there_is_one(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-canary-0000000000")  # a channel set up by half
     watched.score("w1", bad=20)
     assert watched.tick() == []
     assert watched.board.datasets["demo"].state is State.FIRING
+    assert [one.told_at for one in watched.board.open_incidents] == [None]
+    with Receiver() as receiver:
+        monkeypatch.setenv("SLACK_CHANNEL", "C1")
+        monkeypatch.setenv("SLACK_API_URL", f"{receiver.url}/api")
+        assert len(watched.tick()) == 1
+        assert "33.3 %" in receiver.texts[0]
+
+
+def test_what_came_and_went_without_a_channel_is_not_told_to_be_over(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.score("w1", bad=20)
+    watched.tick()
+    watched.score("w2", bad=0)
+    with Receiver() as receiver:
+        monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-canary-0000000000")
+        monkeypatch.setenv("SLACK_CHANNEL", "C1")
+        monkeypatch.setenv("SLACK_API_URL", f"{receiver.url}/api")
+        assert watched.tick() == [] and receiver.messages == []
+
+
+def test_an_alert_names_failing_cases_where_no_case_is_that_of_the_run_before(watched: Watched, receiver: Receiver) -> None:
+    """A fresh sample each week cannot be compared case by case."""
+    watched.score("w1", bad=0)
+    watched.tick()
+    fresh = [{**case, "id": f"fresh-{case['id']}"} for case in cases_of(30, bad=20)]
+    watched.project.write("w2", fresh)
+    keys = watched.project.register("w2")
+    watched.project.run({"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]})
+    watched.tick()
+    (text,) = receiver.texts
+    assert "Failing cases" in text and text.count("fresh-") == 3
+    assert "against" not in text
+
+
+def test_an_alert_that_a_second_run_confirms_is_held_against_the_last_good_run(watched: Watched, receiver: Receiver) -> None:
+    watched.score("w1", bad=0)
+    watched.tick()
+    watched.score("w2", bad=8)
+    watched.tick()
+    assert watched.board.datasets["demo"].state is State.WARNING and receiver.messages == []
+    watched.score("w3", bad=9)
+    watched.tick()
+    (text,) = receiver.texts
+    assert "exact_match 1.000 → 0.700" in text and "against: w1" in text
+    assert text.count("What is the limit of plan") == 3
 
 
 def test_the_age_of_the_newest_backup_is_that_of_its_data_and_half_ones_do_not_count(tmp_path: Path) -> None:
@@ -313,7 +361,23 @@ def test_the_digest_sums_up_the_day(watched: Watched, receiver: Receiver, monkey
     watched.score("w1", bad=20)
     done = watched.project.definitions.resolve_job_def("daily_digest_job").execute_in_process(instance=watched.project.instance)
     assert done.success
-    assert "w1: 33.3 %" in receiver.texts[-1]
+    assert "demo: w1: 33.3 % (19.2 % – 51.2 %), coverage 100.0 %\n" in receiver.texts[-1]
+
+
+def test_the_digest_says_how_a_dataset_stands_and_not_what_ended_last(watched: Watched, receiver: Receiver) -> None:
+    from evalvault_pipeline.evaluate import evaluate_file, record_run
+
+    watched.score("w2", bad=20)
+    watched.tick()
+    watched.score("w1", bad=0, tags={"dagster/backfill": "b1"})
+    elsewhere = watched.project.folder / "elsewhere.json"
+    elsewhere.write_text(json.dumps(cases_of(3)), encoding="utf-8")
+    with evaluate_file(elsewhere, metrics=["exact_match"], settings=watched.project.settings) as report:
+        record_run(report, store_url=watched.project.settings.score_store_url)
+    watched.project.definitions.resolve_job_def("daily_digest_job").execute_in_process(instance=watched.project.instance)
+    text = receiver.texts[-1]
+    assert "demo: w2: 33.3 % (19.2 % – 51.2 %), coverage 100.0 %, alert\n" in text
+    assert "elsewhere" not in text and "100.0 % (" not in text
 
 
 def test_old_runs_are_cleared_away_and_what_they_scored_stays(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,18 @@ def test_an_alert_names_the_release_and_its_pass_rate_with_the_interval() -> Non
     assert ("pass rate", "76.6 % (64.9 % – 85.3 %)") in message.fields
 
 
+def test_a_pass_rate_just_below_the_threshold_does_not_read_as_the_threshold() -> None:
+    message = told(Kind.OPENED, "pass_rate", pass_rate=0.7996, low=0.783, high=0.815)
+    assert ("pass rate", "79.96 % (78.3 % – 81.5 %)") in message.fields
+
+
+def test_what_one_more_run_has_to_confirm_is_not_told_as_if_it_held() -> None:
+    message = told(Kind.UPDATED, "pass_rate", pass_rate=1.0, low=0.207, high=1.0, recovering=["pass_rate"])
+    assert message.title == "[Update] qa: pass rate not below 80.0 % any more, which one more run has to confirm"
+    korean = told(Kind.UPDATED, "drop", language="ko", recovering=["drop"])
+    assert korean.title == "[갱신] qa: 기준 실행 수준으로 회복, 다음 실행에서 확인 필요"
+
+
 def test_a_recovery_does_not_read_as_its_opposite() -> None:
     assert told(Kind.RECOVERED, "pass_rate", "drop").title == "[Recovered] qa: pass rate; no worse than the baseline"
     korean = told(Kind.RECOVERED, "pass_rate", "drop", language="ko")

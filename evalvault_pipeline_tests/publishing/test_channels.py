@@ -85,6 +85,13 @@ def test_a_refused_webhook_is_named_without_its_secret(status: int) -> None:
     assert "canary" not in str(refused.value)
 
 
+def test_a_web_page_of_a_proxy_is_no_answer_of_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Receiver() as receiver:
+        monkeypatch.setattr(receiver, "_take", lambda *_: (b"<html>log in</html>",))
+        with pytest.raises(ChannelUnavailable, match="a web page instead of an answer"):
+            post_by_webhook(webhook_of(receiver), a_message())
+
+
 def test_a_bot_keeps_an_incident_in_one_thread() -> None:
     with Receiver(429) as receiver:
         api = f"{receiver.url}/api"

@@ -401,10 +401,42 @@ def test_the_rules_are_what_prometheus_takes() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_too_little_measured_is_no_low_pass_rate_to_prometheus(tmp_path: Path) -> None:
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    labels = {"severity": "critical", "dataset": "whole", "bound": "high"}
+    told = {
+        "summary": "whole: the pass rate is surely below 80 %",
+        "description": "The upper end of its 95 % interval is 60%.",
+    }
+    series = {
+        'evalvault_pass_rate_bound{dataset="whole", bound="high"}': 0.6,
+        'evalvault_coverage{dataset="whole"}': 1,
+        'evalvault_pass_rate_bound{dataset="part", bound="high"}': 0.1,
+        'evalvault_coverage{dataset="part"}': 0.5,
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": f"{value}x20"} for name, value in series.items()],
+        "alert_rule_test": [
+            {
+                "eval_time": "15m",
+                "alertname": "EvalVaultPassRateLow",
+                "exp_alerts": [{"exp_labels": labels, "exp_annotations": told}],
+            }
+        ],
+    }
+    content = {"rule_files": [str(MONITORING / "rules.yaml")], "tests": [test]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_constants_of_the_rules_are_the_settings_defaults_and_the_docs_say_so(settings: Settings) -> None:
     found = yaml.safe_load((MONITORING / "rules.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
     rules = {rule.get("alert"): rule["expr"] for rule in found}
-    assert rules["EvalVaultPassRateLow"].endswith(f"< {settings.alert_pass_rate:g}")
+    enough = f"and on(dataset) evalvault_coverage >= {settings.gate_min_coverage:g}"
+    assert rules["EvalVaultPassRateLow"].endswith(f"< {settings.alert_pass_rate:g} {enough}")
     assert rules["EvalVaultCoverageLow"].endswith(f"< {settings.gate_min_coverage:g}")
     assert rules["EvalVaultNoData"].endswith(f"> {settings.alert_no_data_hours / 24:g} * 86400")
     told = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")

@@ -23,8 +23,8 @@ from evalvault_pipeline.publishing.terminal import (
     print_status,
 )
 from evalvault_pipeline.reporting.catalog_check import SnapshotState
-from evalvault_pipeline.reporting.incidents import Board
-from evalvault_pipeline.reporting.overview import overview
+from evalvault_pipeline.reporting.incidents import Board, Incident
+from evalvault_pipeline.reporting.overview import DatasetOverview, overview
 from evalvault_pipeline.reporting.report import RunReport
 from evalvault_pipeline.scoring.doctor import Finding
 from evalvault_pipeline.scoring.estimate import Estimate
@@ -187,6 +187,37 @@ def test_the_status_shows_a_dash_and_the_way_out_where_nothing_was_measured():
         "–",
         "nothing was measured: faithfulness: no judge in profile offline",
     ]
+
+
+def test_an_incident_is_listed_with_when_it_opened_was_taken_up_and_closed():
+    at = datetime(2026, 11, 25, 7, 4, tzinfo=UTC).timestamp()
+    kept = {"key": "qa/quality", "opened_at": at, "causes": ["pass_rate"], "hit": ["qa"]}
+    incidents = [
+        Incident(id="qa-1", **kept, told_at=at, acknowledged_by="kim", acknowledged_at=at + 60, closed_at=at + 420),
+        Incident(id="qa-2", **kept, told_at=at),
+        Incident(id="qa-3", **kept),
+    ]
+    console = Console(file=StringIO(), width=300, force_terminal=False)
+    print_incidents(incidents, Board(), console, now=datetime(2026, 11, 25, 8, tzinfo=UTC))
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "qa-1: pass_rate in qa, opened 2026-11-25 07:04 UTC, acknowledged by kim 2026-11-25 07:05 UTC, closed 2026-11-25 07:11 UTC",
+        "qa-2: pass_rate in qa, open since 2026-11-25 07:04 UTC",
+        "qa-3: pass_rate in qa, open since 2026-11-25 07:04 UTC, not told yet",
+    ]
+
+
+def test_a_status_shows_what_a_pass_rate_may_be_where_cases_are_unmeasured():
+    values = dict.fromkeys(("judge", "next_step"), "") | {"pass_rates": [], "causes": [], "incidents": [], "muted": False}
+    common = {"dataset": "qa", "snapshot": "w1", "finished_at": "2026-11-25T07:00:00+00:00", "state": None, **values}
+    lines = [
+        DatasetOverview(**common, pass_rate=0.5, coverage=0.6, interval=(0.4, 0.6), bounds=(0.5, 0.9)),
+        DatasetOverview(**common, pass_rate=0.7, coverage=1.0, interval=(0.6, 0.8), bounds=None),
+    ]
+    console = Console(file=StringIO(), width=200, force_terminal=False)
+    print_status(lines, [], console, now=datetime(2026, 11, 25, 8, tzinfo=UTC))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "50.0 % – 90.0 %" in shown and "not all measured" in shown and "40.0 %" not in shown
+    assert "70.0 %" in shown and "60.0 % – 80.0 %" in shown
 
 
 def test_a_mute_that_is_over_is_not_listed():

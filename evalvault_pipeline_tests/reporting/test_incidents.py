@@ -100,6 +100,17 @@ def replay() -> Replay:
     return Replay()
 
 
+def test_a_bad_report_is_held_against_the_last_good_one_and_what_recovers_is_said_to(replay: Replay) -> None:
+    replay.report(93)
+    replay.report(75)
+    assert replay.report(74) == [Kind.OPENED]
+    assert replay.told[-1].facts["qa"]["last_good"] == {"snapshot": "w0001", "run_id": "run1"}
+    assert replay.told[-1].facts["qa"]["recovering"] == []
+    assert replay.report(84) == [Kind.UPDATED]
+    assert replay.told[-1].facts["qa"]["recovering"] == ["pass_rate"]
+    assert replay.report(84) == [Kind.RECOVERED]
+
+
 def test_a_pass_rate_that_is_surely_too_low_alerts_at_once_and_recovers_once(replay: Replay) -> None:
     assert replay.report(93) == []
     assert replay.report(60) == [Kind.OPENED]
@@ -231,11 +242,11 @@ def test_an_open_incident_is_told_again_after_two_weeks_unless_somebody_works_on
     opened = replay.told[-1].incident
     replay.now += 2 * WEEK
     assert replay.tell() == [Kind.REMINDER]
-    assert replay.board.acknowledge(opened, "kim") is not None
+    assert replay.board.acknowledge(opened, "kim", 0.0) is not None
     replay.now += 2 * WEEK
     assert replay.tell() == []
     assert replay.report(95) == [Kind.RECOVERED]
-    assert replay.board.acknowledge(opened, "kim") is None
+    assert replay.board.acknowledge(opened, "kim", 0.0) is None
 
 
 def test_a_muted_dataset_says_nothing_until_the_mute_ends(replay: Replay) -> None:
@@ -270,7 +281,7 @@ def test_another_cause_is_told_everywhere_and_ends_an_acknowledgement(replay: Re
     replay.report(93)
     assert replay.report(90, coverage=0.97, budget_spent=True) == [Kind.OPENED]
     (incident,) = replay.board.open_incidents
-    replay.board.acknowledge(incident.id, "kim")
+    replay.board.acknowledge(incident.id, "kim", 0.0)
     assert replay.report(10, coverage=0.97, budget_spent=True) == [Kind.EXTENDED]
     assert replay.told[-1].causes == ["budget", "pass_rate"]
     assert replay.board.open_incidents[0].acknowledged_by == ""

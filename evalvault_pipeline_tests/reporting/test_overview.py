@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evalvault_pipeline.reporting.incidents import Board, Cause, RunFailed
+from evalvault_pipeline.reporting.incidents import Board, Cause, Reported, RunFailed
 from evalvault_pipeline.reporting.overview import DatasetOverview, newest_runs, overview, sparkline
 
 NOW = 1_800_000_000.0
@@ -66,6 +66,27 @@ def test_a_file_from_elsewhere_that_bears_the_datasets_name_says_nothing() -> No
     runs = [header("2026w46", 17), header("try", 25, pass_rate=0.1)]
     assert [run["snapshot"] for run in newest_runs(runs, WEEKS)] == ["2026w46"]
     assert [run["snapshot"] for run in newest_runs(runs, ())] == ["2026w46", "try"], "the catalog's files are gone"
+
+
+def test_where_cases_are_unmeasured_the_pass_rate_is_what_it_may_be() -> None:
+    part = header("2026w47", 24, pass_rate=0.0, pass_rate_bounds=[0.0, 0.9], unmeasured_test_cases=36, coverage=0.5)
+    assert line(part).bounds == (0.0, 0.9)
+    assert line(header("2026w47", 24, pass_rate_bounds=[0.9, 0.9], unmeasured_test_cases=0)).bounds is None
+
+
+def test_what_recovers_waits_for_the_next_run() -> None:
+    board = Board()
+    for number, (passed, low, high) in enumerate([(0.5, 0.4, 0.6), (0.85, 0.75, 0.9)], 1):
+        board.apply(
+            Reported(
+                id=f"r{number}", dataset="qa", snapshot=f"2026w4{number}", run_id="r", at=NOW, pass_rate=passed, low=low,
+                high=high, coverage=1.0, threshold=0.8, min_coverage=0.95, evidence=f"e{number}",
+            )
+        )  # fmt: skip
+    shown = line(header("2026w47", 24), board=board)
+    assert (
+        shown.causes == [Cause.PASS_RATE] and shown.next_step == "nothing yet: the next run confirms the recovery, or does not"
+    )
 
 
 def test_a_run_in_which_nothing_was_measured_is_no_zero_and_says_why() -> None:

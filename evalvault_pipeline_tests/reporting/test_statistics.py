@@ -20,6 +20,7 @@ from evalvault_pipeline.reporting.statistics import (
     mean_below,
     mean_differs,
     paired_mean_interval,
+    percent,
     quantiles,
     surely_below,
     wilson_interval,
@@ -171,3 +172,20 @@ def test_the_smallest_drop_that_can_be_seen_is_seen_in_eight_of_ten_comparisons(
     flips = generator.multinomial(400, [0.05 + drop, 0.05, 0.9 - drop], size=4000)
     seen = np.mean([exact_worsening(int(worse), int(better)) <= 0.025 for worse, better, _ in flips])
     assert 0.72 <= seen <= 0.88
+
+
+@pytest.mark.parametrize(
+    ("share", "beside", "text"),
+    [
+        (0.5, None, "50.0 %"),
+        (0.0, None, "0.0 %"),
+        (1.0, None, "100.0 %"),
+        (0.9996, None, "99.96 %"),
+        (0.00004, None, "0.004 %"),
+        (0.7996, 0.8, "79.96 %"),
+        (0.8, 0.8, "80.0 %"),
+        (0.7, 0.8, "70.0 %"),
+    ],
+)
+def test_a_share_reads_as_all_nothing_or_its_limit_only_where_it_is(share: float, beside: float | None, text: str) -> None:
+    assert percent(share, beside=beside) == text
