@@ -99,7 +99,7 @@ def run(
     profile: Profile = None,
 ) -> None:
     """Score a dataset file: with the judge of the profile, or without one with deterministic metrics."""
-    from evalvault_pipeline.evaluate import estimate_file, evaluate_file, record_run
+    from evalvault_pipeline.evaluate import estimate_file, evaluate_file, record_run, recorded_before
     from evalvault_pipeline.publishing.markdown import report_markdown
     from evalvault_pipeline.publishing.results_file import make_writable, replacing, write_results
     from evalvault_pipeline.publishing.terminal import print_estimate, print_report
@@ -158,11 +158,12 @@ def run(
         if report:
             with replacing(report) as markdown:
                 markdown.write(report_markdown(result))
-        record_run(result, store_url=settings.score_store_url)
+        before = recorded_before(result, store_url=settings.score_store_url)
+        record_run(result, store_url=settings.score_store_url, before=before)
         if tracked:  # when all else is written: nothing of a run is lost because Phoenix does not answer
             traces = tracer.finish() if tracer else None
             result = _tracked(result, settings, phoenix_dataset, phoenix_experiment, traces)
-            record_run(result, store_url=settings.score_store_url)
+            record_run(result, store_url=settings.score_store_url, before=before)
             if output:
                 write_results(output, result)
         print_report(result, console, cases=cases)  # last: what it shows is kept, whatever becomes of the screen

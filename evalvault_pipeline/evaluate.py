@@ -318,10 +318,19 @@ def recorded_report(folder: ResultsFolder, snapshot: str) -> RunReport:
     return replace(report, info=replace(report.info, finished_at=ended, notes=header["tracker_metadata"]))
 
 
-def record_run(report: RunReport, *, store_url: str) -> None:
-    """Keep the run in the store's history, for baselines and trends. Raises ScoreStoreUnavailable."""
+def record_run(report: RunReport, *, store_url: str, before: Mapping[str, Any] | None = None) -> None:
+    """Keep the run in the store's history, for baselines and trends. Raises ScoreStoreUnavailable.
+
+    `before`: what `recorded_before` said of an earlier execution under its id, whose spending is added.
+    """
     with RunHistory(store_url) as history:
-        history.record(report)
+        history.record(report, before=before)
+
+
+def recorded_before(report: RunReport, *, store_url: str) -> Mapping[str, Any] | None:
+    """The header that the history holds under the run's id. Raises ScoreStoreUnavailable."""
+    with RunHistory(store_url) as history:
+        return history.header(report.info.run_id, report.info.snapshot)
 
 
 def _ended_now(report: RunReport) -> RunReport:

@@ -127,6 +127,20 @@ def test_a_killed_run_loses_no_more_than_the_calls_in_flight(
     assert not list((project.folder / "data" / "results" / "journal").glob("*.jsonl"))
 
 
+def test_a_run_that_is_sent_to_phoenix_later_under_its_id_keeps_what_it_has_spent(
+    project: UserProject, server: OpenAIServer
+) -> None:
+    file = dataset(project, 2)
+    command = ("evalvault", "run", str(file), "-m", TWO, "--run-id", "nightly")
+    project.run(*command)
+    paid = server.answered[CHAT]
+    project.run(*command)
+    assert server.answered[CHAT] == paid == 6
+    shown = project.run("evalvault", "usage", "--by", "run").stdout
+    (line,) = [line for line in shown.splitlines() if "nightly" in line]
+    assert line.replace("│", " ").split()[3:5] == ["1", "6"], "a run, and its calls"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_says_how_to_go_on_and_pays_nothing_twice(
     project: UserProject, server: OpenAIServer, number: signal.Signals

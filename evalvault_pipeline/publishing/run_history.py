@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -65,9 +65,14 @@ class RunHistory:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def record(self, report: RunReport) -> None:
-        """Keep a run with its cases; a run that is recorded again takes the place of what it said before."""
+    def record(self, report: RunReport, *, before: Mapping[str, Any] | None = None) -> None:
+        """Keep a run with its cases; a run that is recorded again takes the place of what it said before.
+
+        `before`: header of an earlier execution under its id, whose spending is added.
+        """
         header, dialect = results_header(report), self._database.dialect
+        if before is not None:
+            header |= _with_spending(header, before)
         digests = []
         for text in _chunked(case_entry(result) for result in report.results):
             digest = hashlib.sha256(text).hexdigest()
@@ -86,6 +91,11 @@ class RunHistory:
         keys = ["run_id", "snapshot"]
         values = {name: insert.excluded[name] for name in row if name not in keys}
         self._execute(insert.on_conflict_do_update(index_elements=keys, set_=values), row)
+
+    def header(self, run_id: str, snapshot: str) -> dict[str, Any] | None:
+        """results.json without its cases of this very run; None where there is none."""
+        found = self._rows(sa.select(runs.c.header).where(runs.c.run_id == run_id, runs.c.snapshot == snapshot))
+        return orjson.loads(found[0].header) if found else None
 
     def find(self, run_id: str, *, dataset: str | None = None, snapshot: str | None = None) -> RecordedRun:
         """The run with this id, or the only one whose id begins so; `snapshot` chooses of several that it reported on.
@@ -159,6 +169,20 @@ class RunHistory:
             return cases_of(digests[index // CHUNK_CASES])[index % CHUNK_CASES]
 
         return build_run(header, entries(), f"run {row.run_id}", entry)
+
+
+def _with_spending(header: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What both executions asked of the judge and computed; no price where one of them has none."""
+
+    def both(one: float | None, other: float | None) -> float | None:
+        return None if one is None or other is None else one + other
+
+    return {
+        "usage": {name: both(value, before["usage"][name]) for name, value in header["usage"].items()},
+        "total_tokens": header["total_tokens"] + before["total_tokens"],
+        "total_cost_usd": both(header["total_cost_usd"], before["total_cost_usd"]),
+        "cache": {**header["cache"], "misses": header["cache"]["misses"] + before["cache"]["misses"]},
+    }
 
 
 def _chunked(entries: Iterable[Any]) -> Iterator[bytes]:
