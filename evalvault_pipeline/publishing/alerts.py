@@ -197,7 +197,7 @@ def compose_digest(
 ) -> Message:
     """The daily digest: how datasets stand, and what these runs (headers of results files) spent."""
     word = words(language)
-    datasets = [line for line in lines if line.dataset != BACKUPS]
+    datasets = [line for line in lines if line.snapshot]  # not the backups, and none without a whole run
     fields = [(line.dataset, _figures(line, language)) for line in datasets[:DATASETS_SHOWN]]
     if len(datasets) > DATASETS_SHOWN:
         fields.append((word("dataset"), word("more", count=len(datasets) - DATASETS_SHOWN)))
