@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from evalvault_pipeline.cases.catalog import load_catalog
@@ -34,7 +35,7 @@ from evalvault_pipeline.reporting.comparison import Comparison, compare_runs
 from evalvault_pipeline.reporting.incidents import Cause, Kind, Notice
 from evalvault_pipeline.reporting.overview import RUNS_READ, overview
 from evalvault_pipeline.reporting.recorded import RecordedRun
-from evalvault_pipeline.secrets import is_set, required_secret
+from evalvault_pipeline.secrets import is_set, read_secret, required_secret
 from evalvault_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,25 @@ def channels_of(settings: Settings) -> list[str]:
 def channel_problems(settings: Settings) -> list[InvalidSetting]:
     """What the channels lack that are set up by half."""
     return [InvalidSetting(problem) for _, problem in _channels(settings) if problem]
+
+
+def wrong_addresses(settings: Settings) -> list[str]:
+    """What is wrong with the addresses of the channels, which are read for it. Raises PipelineError: one cannot be read."""
+    found = []
+    for name, schemes, right in (
+        ("SLACK_WEBHOOK_URL", ("https", "http"), "https://hooks.slack.com/services/..."),
+        ("SMTP_URL", ("smtp", "smtps"), "smtp://user:password@host:587"),
+        ("EVALVAULT_ALERT_WEBHOOK_URL", ("https", "http"), "https://host/path"),
+    ):
+        try:
+            secret = read_secret(name, settings)
+            parts = urlsplit(secret.get_secret_value() if secret else right)
+            fine = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fine = False
+        if not fine:
+            found.append(f"{name} cannot be used. Write {right}.")
+    return found
 
 
 def _channels(settings: Settings) -> list[tuple[str, str]]:

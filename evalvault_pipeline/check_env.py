@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -20,20 +21,23 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, ValidationError
 
 from evalvault_pipeline.access.keys import is_loopback, required_key
-from evalvault_pipeline.alerting import channel_problems, channels_of
+from evalvault_pipeline.alerting import channel_problems, channels_of, wrong_addresses
+from evalvault_pipeline.cases.catalog import load_catalog
 from evalvault_pipeline.environment import read_into, refuse_plain_file, settings_file, values_in, wrong_values
-from evalvault_pipeline.errors import InvalidSetting, PipelineError
+from evalvault_pipeline.errors import InvalidSetting, PipelineError, SecretUnavailable, UnusableSecret
 from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.publishing.phoenix import shown
-from evalvault_pipeline.scoring.database import shown_url
+from evalvault_pipeline.scoring.database import checked_url
 from evalvault_pipeline.scoring.judges import judge_spec
 from evalvault_pipeline.secrets import SECRETS, find_secret, mask_api_key
 from evalvault_pipeline.settings import (
     DAGSTER_VARIABLES,
+    IN_DAGSTER,
     PROCESS_VARIABLES,
     Settings,
     as_text,
     dagster_postgres,
+    is_port,
     our_names,
     require_executor,
     variables,
@@ -134,7 +138,8 @@ def checklist(settings: Settings) -> Iterator[Finding]:
     yield from _tried("backups", lambda: _backups(settings, live))
     yield from _tried("dagster", lambda: _dagster(settings))
     yield from _tried("executor", lambda: _executor(settings))
-    yield from _tried("catalog", lambda: str(settings.catalog) if settings.catalog.is_file() else _no_catalog(settings))
+    yield from _tried("store", lambda: checked_url(settings.score_store_url))
+    yield from _tried("catalog", lambda: _catalog(settings))
 
 
 NO_CHANNEL = (
@@ -222,6 +227,9 @@ def _backups(settings: Settings, live: bool) -> str:
 
 
 def _dagster(settings: Settings) -> str:
+    port = os.environ.get("EVALVAULT_CODE_SERVER_PORT", "")
+    if port and not is_port(port):
+        raise InvalidSetting("EVALVAULT_CODE_SERVER_PORT is no port. Write a number from 1 to 65535, such as 4000.")
     postgres = dagster_postgres(settings)
     return f"Postgres, {postgres['hostname']}:{postgres['port']}" if postgres else "SQLite, for one machine"
 
@@ -231,7 +239,9 @@ def _executor(settings: Settings) -> str:
     return settings.executor
 
 
-def _no_catalog(settings: Settings) -> str:
+def _catalog(settings: Settings) -> str:
+    if settings.catalog.is_file():
+        return f"{settings.catalog}, {len(load_catalog(settings.catalog).datasets)} datasets"
     said = f"{settings.catalog} is not there, and Dagster needs it. Set EVALVAULT_CATALOG (docs/datasets.md)."
     if "catalog" in settings.model_fields_set:
         raise InvalidSetting(said)
@@ -290,8 +300,11 @@ def _row(name: str, settings: Settings, source: str, wrong: dict[str, str]) -> R
 
 def _shown(value: str) -> str:
     """A value without a password in it, or a key that was put into the wrong variable."""
-    if value.startswith(("http://", "https://")) and "@" in urlsplit(value).netloc:
-        value = shown(value)
+    try:
+        if value.startswith(("http://", "https://")) and "@" in urlsplit(value).netloc:
+            value = shown(value)
+    except ValueError:  # a bracket that is not closed
+        return "(no address)"
     return without_secrets(value)
 
 
@@ -315,22 +328,20 @@ def _secret_row(name: str, settings: Settings, file: Path | None, findings: list
 
 
 def _masked(name: str, secret: SecretStr) -> str:
+    value = secret.get_secret_value()
     if name != "EVALVAULT_STORE_URL":
-        return mask_api_key(secret.get_secret_value())
+        return mask_api_key(value)
     try:
-        place = shown_url(secret.get_secret_value())
-    except Exception:  # noqa: BLE001  SQLAlchemy's and those of what it calls: it is no URL
-        place = ""
-    if not place.startswith(("sqlite:", "postgresql")):
-        raise InvalidSetting(
-            "EVALVAULT_STORE_URL is no URL of SQLite or Postgres. Write sqlite:///file or "
-            "postgresql+psycopg2://user@host/database"
-        )
-    return place
+        return value if value == IN_DAGSTER else checked_url(value)
+    except InvalidSetting:  # the checklist says why
+        return "(cannot be used)"
 
 
 def _channels(settings: Settings) -> str:
-    """Raises InvalidSetting for those that lack a part."""
-    if problems := channel_problems(settings):
-        raise InvalidSetting(" ".join(map(str, problems)))
+    """Raises InvalidSetting for those that lack a part, or whose address is none."""
+    problems = [str(one) for one in channel_problems(settings)]
+    with suppress(SecretUnavailable, UnusableSecret):  # which stand in the checklist already
+        problems += wrong_addresses(settings)
+    if problems:
+        raise InvalidSetting(" ".join(problems))
     return ", ".join(channels_of(settings))

@@ -55,7 +55,7 @@ def settings_file(folder: Path | None = None) -> Path | None:
         file, chosen = folder / f".env.{environment}", f"EVALVAULT_ENV is `{environment}`"
     else:
         return None
-    if not file.is_file():
+    if not _is_file(file):
         raise InvalidSetting(f"{chosen}, but there is no file {file}. Create it, or unset {chosen.split()[0]}.")
     return file
 
@@ -69,7 +69,7 @@ def values_in(file: Path) -> dict[str, str]:
     except OSError as error:
         raise InvalidSetting(f"{file} cannot be read: {error.strerror or error}.") from None
     for one in parse_stream(StringIO(text)):
-        if one.error:  # its text may be a key
+        if one.error or (one.key is not None and one.value is None) or "\0" in one.original.string:  # its text may be a key
             said = one.original.string
             line = one.original.line + said[: len(said) - len(said.lstrip())].count("\n")
             raise InvalidSetting(
@@ -78,12 +78,24 @@ def values_in(file: Path) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value}
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def refuse_plain_file(folder: Path | None, names: Iterable[str]) -> None:
     """Raises InvalidSetting for a file called exactly `.env` that sets one of these variables."""
     file = (folder or Path.cwd()) / ".env"
     if not file.is_file():
         return
-    text = file.read_text(encoding="utf-8-sig", errors="replace")  # most such files are not ours
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")  # most such files are not ours
+    except OSError as error:
+        raise InvalidSetting(
+            f"{file} cannot be read: {error.strerror or error}. Dagster's commands read it: make it readable, or remove it."
+        ) from None
     ours = sorted({one.key for one in parse_stream(StringIO(text)) if one.key} & set(names))
     if ours:
         raise InvalidSetting(

@@ -34,7 +34,7 @@ _PATTERNS = re.compile(
     r"\bsk-[A-Za-z0-9_*-]{8,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}|\bhooks\.slack\.com/\S+|\bAKIA[0-9A-Z]{16}\b"
     r"|\bgh[opsur]_[A-Za-z0-9]{10,}|\bgithub_pat_[A-Za-z0-9_]{10,}|\bAIza[A-Za-z0-9_-]{20,}"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+)?"
-    r"|(?<=://)[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?=@)",
+    r"|(?:(?<=://)|(?<=:/)(?!/))[^\s/@:]*:(?!\*\*\*@)[^\s@]+(?:@[^\s/@]+)*(?=@)",  # `:/`: a path that was a URL
     re.ASCII,
 )
 _IS = r"""(?:['"]?\s*[:=]\s*b?['"]?|['"]\s*,\s*b?['"])"""  # between a header and its value: as sent, in a dict, in a pair
@@ -52,7 +52,7 @@ def know_secrets(values: Iterable[str]) -> None:
     Of a URL the password alone too; all of them also as they are where `%40` is read as `@`, in a URL, and in JSON.
     """
     named = [value for name, value in os.environ.items() if _NAMES.search(name) and not _PLACES.search(name)]
-    found = [part for value in (*values, *named) for part in (value, _password(value))]
+    found = [part for value in (*values, *named) for part in (value, password_of(value))]
     _known.update(value for part in found for value in _spellings(part) if len(value) >= SHORTEST_SECRET)
 
 
@@ -63,7 +63,8 @@ def _spellings(part: str) -> set[str]:
     return texts | in_urls | in_json
 
 
-def _password(url: str) -> str:
+def password_of(url: str) -> str:
+    """Of a URL; empty where it has none, or is none."""
     try:
         return urlsplit(url).password or ""
     except ValueError:  # no URL

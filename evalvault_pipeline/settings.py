@@ -14,19 +14,20 @@ from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 
 from evalvault_pipeline.environment import Url, read_into, refuse_plain_file, settings_file, wrong_values
 from evalvault_pipeline.errors import InvalidSetting, MissingSetting
-from evalvault_pipeline.logs import know_secrets
+from evalvault_pipeline.logs import know_secrets, password_of
 from evalvault_pipeline.secrets import SECRETS, SecretSources, is_set, load_sources, read_secret
 
 ProfileName = Literal["offline", "dev", "prod", "openai", "gguf"]
 
 
+IN_DAGSTER = "dagster"  # of EVALVAULT_STORE_URL: the score store is in Dagster's Postgres
 DAGSTER_VARIABLES = {
     "DAGSTER_PG_HOST": "Host of Dagster's Postgres; without it Dagster keeps its runs in SQLite.",
     "DAGSTER_PG_PORT": "Its port; default 5432.",
@@ -391,7 +392,7 @@ class Settings(SecretSources):
         """Read when it is asked for: it may hold a password. Raises InvalidSetting where it is `dagster`, and there is none."""
         chosen = read_secret("EVALVAULT_STORE_URL", self)
         text = chosen.get_secret_value() if chosen else self.default_store_url
-        return _dagster_postgres_url(self) if text == "dagster" else text
+        return _dagster_postgres_url(self) if text == IN_DAGSTER else text
 
     @property
     def api_key(self) -> SecretStr | None:
@@ -475,8 +476,8 @@ def dagster_postgres(sources: SecretSources | None = None) -> dict[str, Any] | N
     if missing or password is None:
         raise InvalidSetting(f"DAGSTER_PG_HOST is set, but {', '.join(missing)} is not. Set both.")
     port = port or "5432"
-    if not port.isdigit():
-        raise InvalidSetting(f"DAGSTER_PG_PORT is `{port}`. Write a number, such as 5432.")
+    if not is_port(port):
+        raise InvalidSetting(f"DAGSTER_PG_PORT is `{port}`. Write a number from 1 to 65535, such as 5432.")
     return {
         "hostname": host,
         "port": int(port),
@@ -484,6 +485,10 @@ def dagster_postgres(sources: SecretSources | None = None) -> dict[str, Any] | N
         "password": password.get_secret_value(),
         "db_name": database or "dagster",
     }
+
+
+def is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 65536
 
 
 def require_executor(name: str) -> None:
@@ -503,5 +508,5 @@ def require_executor(name: str) -> None:
 def _passwords(settings: Settings) -> list[str]:
     """In the addresses of servers, where some people keep them."""
     addresses = (value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), str))
-    found = [urlsplit(address).password or "" for address in addresses if address.startswith(("http://", "https://"))]
+    found = [password_of(address) for address in addresses if address.startswith(("http://", "https://"))]
     return [*found, *map(unquote, found)]

@@ -128,6 +128,14 @@ def test_every_fault_is_named_and_none_of_their_values(project: Path, aws: AwsSe
         ({"EVALVAULT_ENV": "gone"}, "there is no file"),
         ({"EVALVAULT_ENV_FILE": "gone"}, "there is no file"),
         ({"EVALVAULT_STORE_URL": "canary://"}, "EVALVAULT_STORE_URL is no URL of SQLite or Postgres. Write sqlite"),
+        ({"EVALVAULT_STORE_URL": "postgresql+asyncpg://u@h/d"}, "EVALVAULT_STORE_URL is no URL of SQLite or Postgres"),
+        ({"EVALVAULT_STORE_URL": "postgresql://u:pa@canary@h/d"}, "an @ in its password is not written %40"),
+        ({"EVALVAULT_STORE_URL": "dagster"}, "EVALVAULT_STORE_URL is `dagster`, but DAGSTER_PG_HOST is not set"),
+        ({"SLACK_WEBHOOK_URL": "canary"}, "SLACK_WEBHOOK_URL cannot be used. Write https://"),
+        ({"SMTP_URL": "canary", "EVALVAULT_ALERT_EMAIL_TO": "a@b.invalid"}, "SMTP_URL cannot be used. Write smtp://"),
+        ({"EVALVAULT_ALERT_WEBHOOK_URL": "http://[canary"}, "EVALVAULT_ALERT_WEBHOOK_URL cannot be used. Write https://"),
+        ({"EVALVAULT_CODE_SERVER_PORT": "99999"}, "EVALVAULT_CODE_SERVER_PORT is no port"),
+        ({"EVALVAULT_ENV": "x" * 300}, "there is no file"),
         ({"EVALVAULT_AWS_SECRET": "a#b"}, "`EVALVAULT_AWS_SECRET` cannot be used"),
         ({"EVALVAULT_SECRETS_DIR": "gone"}, "there is no such folder"),
         ({"OPENAI_API_KEY": "two\nlines of canary"}, "`OPENAI_API_KEY` (environment) holds characters"),
@@ -219,7 +227,50 @@ def test_what_only_the_process_environment_may_set_is_a_fault_in_the_settings_fi
         "redis://[SECRET]@db:6379/1",
         "environment",
     )
-    assert all(name not in one.said for one in with_both.findings if one.state in (State.ADVICE, State.MISSING))
+    faults = [one.said for one in with_both.findings if one.state in (State.ADVICE, State.MISSING)]
+    assert all(name not in said or "is no port" in said for said in faults)
+
+
+def test_a_store_beside_dagsters_tables_is_fine(project: Path) -> None:
+    dagster = {"DAGSTER_PG_HOST": "db", "DAGSTER_PG_USER": "u", "DAGSTER_PG_PASSWORD": "canary-password"}
+    found = checked(EVALVAULT_STORE_URL="dagster", **dagster)
+    assert found.exit_code == 0 and "canary" not in repr(found)
+    assert {row.variable: row.value for row in found.rows}["EVALVAULT_STORE_URL"] == "dagster"
+    assert told(found, State.OK)["store"] == "postgresql+psycopg2://u:***@db:5432/dagster"
+
+
+@pytest.mark.parametrize(
+    "name", ["EVALVAULT_ALERT_EMAIL_TO", "EVALVAULT_JUDGE_MODEL", "DAGSTER_PG_USER", "EVALVAULT_CELERY_BROKER"]
+)
+def test_a_bracket_that_is_not_closed_breaks_nothing(project: Path, name: str) -> None:
+    assert {row.variable: row.value for row in checked(**{name: "http://[x"}).rows}[name] == "(no address)"
+
+
+@pytest.mark.parametrize("port", ["\xb2", "0", "65536", "-1"])
+def test_a_port_of_postgres_is_one(project: Path, port: str) -> None:
+    found = checked(DAGSTER_PG_HOST="db", DAGSTER_PG_USER="u", DAGSTER_PG_PASSWORD="canary-password", DAGSTER_PG_PORT=port)
+    assert f"DAGSTER_PG_PORT is `{port}`. Write a number from 1 to 65535" in told(found, State.MISSING)["dagster"]
+
+
+def test_a_catalog_that_cannot_be_read_is_a_fault(project: Path) -> None:
+    (project / "broken.toml").write_text("[datasets")
+    assert "broken.toml" in told(checked(EVALVAULT_CATALOG="broken.toml"), State.MISSING)["catalog"]
+
+
+@pytest.mark.parametrize("text", ["EVALVAULT_MIN_PASS_RATE\n", "sk-canary\n", "E\0V\0=\0a\0\n\0"])
+def test_a_line_without_a_value_is_a_fault_and_not_repeated(project: Path, text: str) -> None:
+    (project / ".env.test").write_text(f"# ours\n{text}")
+    found = checked(EVALVAULT_ENV="test")
+    assert "this is no NAME=value" in told(found, State.MISSING)["settings"] and "canary" not in repr(found)
+
+
+def test_a_plain_env_file_that_nobody_may_read_is_a_fault(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (project / ".env").write_text("X=1\n")
+    monkeypatch.setattr(Path, "read_text", denied)
+    assert ".env cannot be read: Permission denied" in told(checked(), State.MISSING)["settings"]
 
 
 def test_a_plain_env_file_is_a_fault(project: Path) -> None:

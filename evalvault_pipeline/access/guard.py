@@ -125,6 +125,8 @@ def _misused(request: Request) -> Answer | None:
     """What a page could have a browser send without asking first, and methods that the webserver does not have."""
     if request.method not in ("GET", "HEAD", "POST"):
         return not_a_method("GET", "HEAD", "POST")
+    if not request.path.isprintable():  # `/graphql%0a` is the route of GraphQL too
+        return error(400, "No address here has a line end or another control character.")
     if request.method == "POST":
         return None if request.media_type == "application/json" else error(415, "Only application/json is taken.")
     if request.path.strip("/").lower() == "graphql" and request.query:

@@ -148,7 +148,7 @@ class Archive:
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise UnusableBackup(f"There is no backup {path}. Name a file of EVALVAULT_BACKUPS_DIR.") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:  # the second: of a zip of a later version
             why = getattr(error, "strerror", None) or "its end is missing, or it is no backup"
             raise UnusableBackup(f"{path} cannot be read: {why}. Take another backup.") from None
         self.manifest = self._manifest()

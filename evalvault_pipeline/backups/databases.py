@@ -164,8 +164,6 @@ def database_at(url: str, *, called: str) -> SqliteFile | PostgresDatabase:
     """The database at a URL that is `called` so. Raises InvalidSetting for one that cannot be copied."""
     try:
         parsed = parsed_url(url)
-        if "@" in (parsed.host or ""):
-            raise ValueError("what follows the first @ of a password would be shown as the host")
     except (ArgumentError, ValueError):  # whose text may quote the password
         raise InvalidSetting(
             f"{called} is no URL of a database. Write postgresql://user@host/database, and %40 for an @ in a password"

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from evalvault_pipeline.errors import InvalidSetting
 from evalvault_pipeline.publishing import alert_book, run_history
 from evalvault_pipeline.scoring import store
-from evalvault_pipeline.scoring.database import Database, shown_url
+from evalvault_pipeline.scoring.database import Database, checked_url
 
 CHUNK = 1_000
 PARTS = (store.SCHEMA, run_history.SCHEMA, alert_book.SCHEMA)
@@ -24,8 +24,8 @@ def copy_store(source: str, target: str) -> Mapping[str, int]:
 
     A copy that was interrupted goes on where it was when it is made again.
     """
-    if shown_url(source) == shown_url(target):
-        raise InvalidSetting(f"{shown_url(source)} cannot be copied into itself. Name the other store in EVALVAULT_STORE_URL.")
+    if (shown := checked_url(source)) == checked_url(target):
+        raise InvalidSetting(f"{shown} cannot be copied into itself. Name the other store in EVALVAULT_STORE_URL.")
     copied: dict[str, int] = {}
     for schema in PARTS:
         old, new = Database(source, schema), Database(target, schema)

@@ -59,14 +59,8 @@ class Database:
     """
 
     def __init__(self, url: str, schema: Schema) -> None:
-        try:
+        with _usable():
             self._engine = _engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
-            # A port that is no number is a ValueError, which quotes it; behind a mistyped `@` that is the password.
-            cause = "its port is no number" if isinstance(error, ValueError) else error
-            raise InvalidSetting(
-                f"EVALVAULT_STORE_URL cannot be used: {cause}. Write sqlite:///file or postgresql+psycopg2://user@host/database"
-            ) from None
         self._shown = shown_url(url)
         with self._reported():
             _bring_up_to_date(self._engine, schema, self._shown)
@@ -127,13 +121,48 @@ class Database:
 
 
 def shown_url(url: str) -> str:
-    """The URL without password and query, either of which may hold a secret."""
-    return sa.make_url(url).set(query={}).render_as_string(hide_password=True)
+    """The URL without password and query, either of which may hold a secret. Raises ArgumentError, ValueError."""
+    return _made(url).set(query={}).render_as_string(hide_password=True)
+
+
+def checked_url(url: str) -> str:
+    """The URL as it may be shown, of a database whose driver is here; nothing is called. Raises InvalidSetting."""
+    with _usable():
+        try:
+            parsed = parsed_url(url)
+            known = parsed.get_backend_name() in ("sqlite", "postgresql") and not sa.create_engine(parsed).dialect.is_async
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
+            known = False
+        if not known:  # what it is may be a key: it is not repeated
+            raise InvalidSetting(
+                "EVALVAULT_STORE_URL is no URL of SQLite or Postgres. Write sqlite:///file or "
+                "postgresql+psycopg2://user@host/database"
+            )
+        return shown_url(url)
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+        # A ValueError quotes the port, or names the host: behind a mistyped `@` that is the password.
+        cause = "its port is no number, or an @ in its password is not written %40" if isinstance(error, ValueError) else error
+        raise InvalidSetting(
+            f"EVALVAULT_STORE_URL cannot be used: {cause}. Write sqlite:///file or postgresql+psycopg2://user@host/database"
+        ) from None
+
+
+def _made(url: str) -> sa.URL:
+    parsed = sa.make_url(url)
+    if "@" in (parsed.host or ""):
+        raise ValueError("what follows the first @ of a password would be shown as the host")
+    return parsed
 
 
 def parsed_url(url: str) -> sa.URL:
     """The URL with its driver. Raises ArgumentError, ValueError."""
-    parsed = sa.make_url(url)
+    parsed = _made(url)
     if parsed.drivername == "postgresql":
         return parsed.set(drivername="postgresql+psycopg2")  # what dagster-postgres brings; SQLAlchemy 2.1 takes psycopg 3
     return parsed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from evalvault_pipeline.errors import PipelineError
 from evalvault_pipeline.logs import without_secrets
 from evalvault_pipeline.scoring.calls import way_out
-from evalvault_pipeline.scoring.database import shown_url
+from evalvault_pipeline.scoring.database import checked_url
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, JudgeSpec, Shape, judge_spec
 from evalvault_pipeline.scoring.providers import judge_for, models
 from evalvault_pipeline.scoring.store import ScoreStore
@@ -51,7 +51,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _store(settings: Settings) -> Finding:
-    place = shown_url(settings.score_store_url)
+    place = checked_url(settings.score_store_url)
     try:
         with ScoreStore(settings.score_store_url) as store:
             return Finding(what="score store", found=f"{place} holds {store.count()} scores")

@@ -339,6 +339,13 @@ def test_no_address_leads_a_person_elsewhere(site: Site, path: str) -> None:
 # --- what is asked
 
 
+@pytest.mark.parametrize("path", ["/graphql%0a", "/graphql%0A", "/graphql%0d%0a", "/graphql%00", "/graphql%7f"])
+def test_a_control_character_makes_no_other_path_of_graphql(site: Site, path: str) -> None:
+    for method in ("GET", "HEAD", "POST"):
+        assert site.ask(f"{path}?query=mutation{{x}}", method, HEADER, JSON).status == 400
+    assert site.passed == []
+
+
 @pytest.mark.parametrize("target", ["/graphql?query=mutation{x}", "/graphql?q", "/graphql/?query={version}", "/%67raphql?query=x", "/GraphQL?x", "//graphql?query=x", "/graphql%2f?query=x"])  # fmt: skip
 def test_graphql_by_get_is_refused(site: Site, target: str) -> None:
     for who in (HEADER, site.session()):
