@@ -71,10 +71,16 @@ def password_of(url: str) -> str:
         return ""
 
 
-def without_secrets(text: str) -> str:
-    """The text with `[SECRET]` in place of every known secret, and of what looks like one."""
+def without_known_secrets(text: str) -> str:
+    """The text with `[SECRET]` in place of every known secret."""
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
+    return text
+
+
+def without_secrets(text: str) -> str:
+    """The same, and in place of what looks like one."""
+    text = without_known_secrets(text)
     return _HEADERS.sub(rf"\1{HIDDEN}", _PATTERNS.sub(HIDDEN, text))
 
 

@@ -215,6 +215,18 @@ def test_secrets_of_the_environment_are_known_by_their_names(monkeypatch: pytest
     assert without_secrets("it was plainlookingvalue") == "it was [SECRET]"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:pa@canary@h:6379/0", "redis://[SECRET]@h:6379/0"),
+        ("http://u:canary@h/x?mail=k@d", "http://[SECRET]@h/x?mail=k@d"),
+        ("http:/u:canary@[bad", "http:/[SECRET]@[bad"),
+    ],
+)
+def test_a_password_with_an_at_or_in_a_path_is_hidden_whole(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
 def test_a_password_that_is_masked_already_stays_as_it_is() -> None:
     assert without_secrets("postgresql://user:***@db/scores") == "postgresql://user:***@db/scores"
 

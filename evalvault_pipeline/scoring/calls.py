@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from evalvault_pipeline.cases.model import EvalCase
 from evalvault_pipeline.errors import JudgeMisconfigured, JudgeUnavailable, PipelineError
-from evalvault_pipeline.logs import without_secrets
+from evalvault_pipeline.logs import without_known_secrets, without_secrets
 from evalvault_pipeline.scoring.journal import Bill, Journal
 from evalvault_pipeline.scoring.judges import Answer, CallFailed, Embeddings, Judge, JudgeSpec, Message, Reply, Shape
 from evalvault_pipeline.scoring.limiter import AdaptiveLimiter
@@ -223,7 +223,8 @@ class CallPool:
             again = messages
         else:
             try:
-                return shape.parse(reply.text), reply.text
+                text = without_known_secrets(reply.text)  # a server may quote the key that it was sent
+                return shape.parse(text), text
             except ValueError as error:
                 wrong = (
                     f"That answer cannot be used: {error}. Answer again, with nothing but JSON that complies with the schema."
@@ -238,7 +239,8 @@ class CallPool:
                 Reason.TRUNCATED, f"the judge's answer is longer than {limit} tokens. Raise EVALVAULT_JUDGE_MAX_TOKENS."
             )
         try:
-            return shape.parse(second.text), second.text
+            text = without_known_secrets(second.text)
+            return shape.parse(text), text
         except ValueError as error:
             said = " ".join(without_secrets(second.text).split())[:120] or "nothing"
             raise CallFailed(

@@ -22,7 +22,6 @@ import orjson
 from filelock import FileLock, Timeout
 
 from evalvault_pipeline.errors import UnwritableFile
-from evalvault_pipeline.logs import without_secrets
 
 KEPT_SECONDS = 14 * 24 * 3600
 
@@ -109,8 +108,7 @@ class Journal:
     def note(self, score: str, texts: Mapping[str, str], bill: Bill) -> None:
         """Keep the replies of one call by their keys; they are on their way to the disk when this returns."""
         paid = [bill.prompt_tokens, bill.completion_tokens, bill.cost_usd, bill.calls]
-        kept = {key: without_secrets(text) for key, text in texts.items()}  # a server may quote the key
-        fields = {"score": score, "at": int(time.time()), "texts": kept, "paid": paid}
+        fields = {"score": score, "at": int(time.time()), "texts": texts, "paid": paid}
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
         self._append(line)
         self._open.setdefault(score, []).append(line.decode())

@@ -169,6 +169,14 @@ def test_keys_that_a_later_version_adds_are_passed_over(tmp_path: Path) -> None:
         archive.check()
 
 
+def test_a_zip_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    made = bytearray(written(tmp_path, {"a": b"a"}).read_bytes())
+    made[made.rfind(b"PK\x01\x02") + 6] = 0x75
+    (tmp_path / "later.zip").write_bytes(made)
+    with pytest.raises(UnusableBackup, match="cannot be read"):
+        Archive(tmp_path / "later.zip")
+
+
 def test_what_is_no_zip_and_what_is_not_there_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.zip").write_text("notes")
     with pytest.raises(UnusableBackup, match="its end is missing, or it is no backup"):

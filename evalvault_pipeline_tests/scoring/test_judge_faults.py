@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -314,6 +315,27 @@ def test_a_key_that_the_server_repeats_is_nowhere_in_a_run(status: int, tmp_path
     files = [file.read_bytes().decode("latin-1") for file in tmp_path.rglob("*") if file.is_file()]
     assert run.reasons and run.error is None and len(run.outcomes) == 18
     assert KEY[:12] not in repr([*run.all, *files]) and "denied Bearer [SECRET]" in repr(run.all)
+
+
+def test_a_key_that_the_judges_answer_quotes_is_nowhere_in_a_run(tmp_path: Path):
+    """Not in the evidence of scores, and not in the journal, where an answer stays whose score fails in a later step."""
+
+    def quoting(schema: Any, prompt: str, *, occurrence: int = 0) -> Any:
+        found = steady(schema, prompt, occurrence=occurrence)
+        if "statements" in found and all(isinstance(one, str) for one in found["statements"]):
+            found["statements"] = [f"It was sent Bearer {KEY}.", *found["statements"]]
+        return found
+
+    def second_step_fails(number: int, body: Any) -> Fault | None:
+        return Fault("error_500") if "plan 2." in asked(body) and "[SECRET]" in asked(body) else None
+
+    with OpenAIServer(answer=quoting, script=chats_only(second_step_fails)) as server:
+        run = judged(CASES[:6], openai_spec(server), tmp_path, ["faithfulness"])
+    assert isinstance(run.outcomes["c2", "faithfulness"], str) and isinstance(run.outcomes["c1", "faithfulness"], float)
+    (journal,) = (tmp_path / "journal").glob("*.jsonl")
+    assert "Bearer [SECRET]" in journal.read_text(encoding="utf-8") and "Bearer [SECRET]" in repr(run.all)
+    files = [file.read_bytes().decode("latin-1") for file in tmp_path.rglob("*") if file.is_file()]
+    assert KEY[:12] not in repr([*run.all, *files])
 
 
 # Slowness ---------------------------------------------------------------------------------------------------------------
