@@ -31,7 +31,7 @@ from evalvault_pipeline_tests.doubles.ollama_server import OllamaServer
 from evalvault_pipeline_tests.doubles.openai_server import OpenAIServer
 from evalvault_pipeline_tests.doubles.serving import Body
 
-IMPATIENT = Patience(wait_min=0.05, wait_max=0.2, throttled=3.0, least_deadline=0.5)
+IMPATIENT = Patience(wait_min=0.05, wait_max=0.2, throttled=3.0, least_deadline=10.0)
 THREE = ("faithfulness", "answer_relevancy", "context_precision")
 KEY = "sk-canary-0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -65,7 +65,7 @@ def openai_spec(server: OpenAIServer, **changes: Any) -> JudgeSpec:
         "embedding_model": "text-embedding-3-small",
         "base_url": server.base_url,
         "api_key": a_secret(KEY),
-        "timeout_seconds": 2.0,
+        "timeout_seconds": 10.0,
         "max_concurrency": 32,
     }
     return JudgeSpec(**{**given, **changes})
@@ -77,7 +77,7 @@ def ollama_spec(server: OllamaServer, **changes: Any) -> JudgeSpec:
         "model": "tiny",
         "embedding_model": "tiny-embed",
         "base_url": server.url,
-        "timeout_seconds": 2.0,
+        "timeout_seconds": 10.0,
         "max_concurrency": 8,
     }
     return JudgeSpec(**{**given, **changes})

@@ -139,7 +139,8 @@ def test_a_call_that_hangs_is_asked_again_long_before_its_timeout(faultless: Run
         return Fault("hang")
 
     with OpenAIServer(answer=steady, script=script, latency=0.01) as server:
-        run = judged(CASES[:50], openai_spec(server, timeout_seconds=60.0), tmp_path, THREE)
+        spec, patience = openai_spec(server, timeout_seconds=60.0), replace(IMPATIENT, least_deadline=0.5)
+        run = judged(CASES[:50], spec, tmp_path, THREE, patience=patience)
     assert len(hung) == 4
     assert not run.reasons and run.seconds < 20
     assert_nothing_is_made_up(run, faultless, set())
